@@ -1,6 +1,9 @@
 //! SPIFFE ids against the shared vectors, both byte sweeps, and arbitrary input.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests, outside test functions")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests, outside test functions"
+)]
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
