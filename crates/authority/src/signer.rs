@@ -1,0 +1,178 @@
+//! A P-256 key that signs.
+
+use std::hint::black_box;
+
+use p256::SecretKey;
+use ring::rand::SystemRandom;
+use ring::signature::{
+    ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair,
+    EcdsaSigningAlgorithm, Signature,
+};
+use taskmint_id::P256PublicKey;
+use taskmint_mint::Refusal;
+use taskmint_model::Entropy;
+
+use crate::secret::Secret;
+
+/// The shape of a key's signatures.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Form {
+    /// DER, as certificates carry them.
+    Asn1,
+    /// r || s, 64 octets, as tokens and heads carry them.
+    Fixed,
+}
+
+/// A key pair. Signs from any number of threads at once.
+pub(crate) struct Signer {
+    pair: Box<EcdsaKeyPair>,
+    public: P256PublicKey,
+    point: [u8; 65],
+    random: SystemRandom,
+}
+
+/// The private key 1, which everybody knows, and its public key, the generator (SEC 2).
+const KNOWN_SECRET: [u8; 32] = [
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1,
+];
+const GENERATOR: &str = "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296\
+                         4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5";
+
+/// A new private key: uniform below the group's order.
+pub(crate) fn new_secret(entropy: &dyn Entropy) -> Result<Secret<32>, Refusal> {
+    // One draw in 2^32 lies above the order; a source that keeps doing so is broken.
+    for _ in 0..8 {
+        let secret = Secret::filled(|bytes| entropy.fill(bytes));
+        if public_of(&secret).is_some() {
+            return Ok(secret);
+        }
+    }
+    Err(Refusal::Failed(
+        "no randomness to make a key from".to_owned(),
+    ))
+}
+
+fn public_of(secret: &Secret<32>) -> Option<P256PublicKey> {
+    let key = SecretKey::from_slice(secret.expose()).ok()?;
+    P256PublicKey::from_sec1(&key.public_key().to_sec1_bytes()).ok()
+}
+
+impl Signer {
+    /// The signer of a private key.
+    pub(crate) fn new(secret: &Secret<32>, form: Form) -> Result<Self, Refusal> {
+        let refused = || Refusal::Failed("a private key is out of range".to_owned());
+        let algorithm: &'static EcdsaSigningAlgorithm = match form {
+            Form::Asn1 => &ECDSA_P256_SHA256_ASN1_SIGNING,
+            Form::Fixed => &ECDSA_P256_SHA256_FIXED_SIGNING,
+        };
+        let public = public_of(secret).ok_or_else(refused)?;
+        let point = public.to_sec1();
+        let random = SystemRandom::new();
+        let pair = EcdsaKeyPair::from_private_key_and_public_key(
+            algorithm,
+            secret.expose(),
+            &point,
+            &random,
+        );
+        Ok(Self {
+            pair: Box::new(pair.map_err(|_| refused())?),
+            public,
+            point,
+            random,
+        })
+    }
+
+    pub(crate) fn public(&self) -> &P256PublicKey {
+        &self.public
+    }
+
+    pub(crate) fn sign(&self, message: &[u8]) -> Result<Signature, Refusal> {
+        self.pair
+            .sign(&self.random, message)
+            .map_err(|_| Refusal::Failed("signing: the kernel gave no randomness".to_owned()))
+    }
+}
+
+impl Drop for Signer {
+    /// ring never wipes a key pair, so a known one takes its place.
+    fn drop(&mut self) {
+        let known = hex::decode(GENERATOR).ok().and_then(|generator| {
+            EcdsaKeyPair::from_private_key_and_public_key(
+                &ECDSA_P256_SHA256_FIXED_SIGNING,
+                &KNOWN_SECRET,
+                &generator,
+                &self.random,
+            )
+            .ok()
+        });
+        if let Some(known) = known {
+            *self.pair = known;
+            // Otherwise the compiler may leave out a write that nobody reads before the free.
+            black_box(&self.pair);
+        }
+    }
+}
+
+impl rcgen::PublicKeyData for Signer {
+    fn der_bytes(&self) -> &[u8] {
+        &self.point
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &rcgen::PKCS_ECDSA_P256_SHA256
+    }
+}
+
+impl rcgen::SigningKey for Signer {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        let signed = Self::sign(self, message);
+        signed
+            .map(|s| s.as_ref().to_vec())
+            .map_err(|_| rcgen::Error::RemoteKeyError)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use taskmint_testkit::SeededEntropy;
+
+    use super::*;
+
+    #[test]
+    fn the_key_that_replaces_a_dropped_one_is_a_real_key() {
+        let known = Secret::filled(|bytes| *bytes = KNOWN_SECRET);
+        let signer = Signer::new(&known, Form::Fixed).unwrap();
+        assert_eq!(hex::encode(signer.point), GENERATOR);
+    }
+
+    #[test]
+    fn a_fixed_signature_verifies_under_the_public_key() {
+        let secret = new_secret(&SeededEntropy::new(1)).unwrap();
+        let signer = Signer::new(&secret, Form::Fixed).unwrap();
+        let signature = signer.sign(b"message").unwrap();
+        assert_eq!(signature.as_ref().len(), 64);
+        assert!(
+            signer
+                .public()
+                .verify(b"message", signature.as_ref())
+                .is_ok()
+        );
+        assert!(
+            signer
+                .public()
+                .verify(b"massage", signature.as_ref())
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn randomness_that_is_all_zeroes_makes_no_key() {
+        struct Zeroes;
+        impl Entropy for Zeroes {
+            fn fill(&self, buffer: &mut [u8]) {
+                buffer.fill(0);
+            }
+        }
+        assert!(matches!(new_secret(&Zeroes), Err(Refusal::Failed(_))));
+    }
+}

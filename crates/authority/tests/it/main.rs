@@ -1,0 +1,15 @@
+//! The authority as its callers and its attackers see it.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers fail the test they serve"
+)]
+
+mod attacks;
+mod certificates;
+mod lint;
+mod log;
+mod rotation;
+mod support;
+mod tokens;

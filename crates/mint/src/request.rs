@@ -1,0 +1,229 @@
+//! What can be asked of the authority, and how it refuses.
+
+use taskmint_id::SpiffeId;
+use taskmint_model::{AuthorityId, TaskId, Timestamp};
+use taskmint_status::checkpoint::BucketDigest;
+use taskmint_status::{LogId, Place, Record};
+
+/// One thing to be signed.
+#[derive(Debug, Clone)]
+pub enum Request {
+    /// An X.509-SVID.
+    X509(X509Request),
+    /// A JWT-SVID.
+    Jwt(JwtRequest),
+    /// A head of the revocation log.
+    Head(HeadRequest),
+    /// A checkpoint of the revocation log.
+    Checkpoint(CheckpointRequest),
+}
+
+/// The facts of a task, stated once at begin; the authority binds them by a [`Grant`] (P23).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// The task.
+    pub task: TaskId,
+    /// The task at the top of its tree.
+    pub root: TaskId,
+    /// The identity.
+    pub spiffe_id: SpiffeId,
+    /// Its status place.
+    pub place: Place,
+    /// The latest instant that anything minted under it may reach.
+    pub limit: Timestamp,
+    /// Whose credential it is.
+    pub class: Class,
+}
+
+/// Proof that the authority itself saw these facts at begin: a MAC under a key that only it
+/// holds. Stored with the task and presented with every later request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant(pub Vec<u8>);
+
+/// Whose credential it is: caps differ, and only nodes and servers live below `/taskmint/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// A workload's.
+    Workload,
+    /// A node's.
+    Node,
+    /// A server's.
+    Server,
+}
+
+/// A public key to be certified: SPKI DER and the name of its algorithm (P31).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicKey {
+    /// Its algorithm.
+    pub algorithm: KeyAlgorithm,
+    /// SubjectPublicKeyInfo, DER.
+    pub spki: Vec<u8>,
+}
+
+/// Algorithm of a public key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KeyAlgorithm {
+    /// ECDSA over NIST P-256.
+    EcP256,
+}
+
+/// An X.509-SVID. The authority chooses nothing: serial and times are recorded before they are
+/// signed, so they come with the request.
+#[derive(Debug, Clone)]
+pub struct X509Request {
+    /// The task's facts.
+    pub facts: Facts,
+    /// Proof of the facts.
+    pub grant: Grant,
+    /// The key to certify.
+    pub key: PublicKey,
+    /// DNS names beside the SPIFFE ID.
+    pub dns_names: Vec<String>,
+    /// Nine random octets; the rest of the serial is the place (P13).
+    pub serial_random: [u8; 9],
+    /// First second at which it counts; at most 60 s off the authority's clock.
+    pub not_before: Timestamp,
+    /// Last second at which it counts.
+    pub not_after: Timestamp,
+}
+
+/// A JWT-SVID.
+#[derive(Debug, Clone)]
+pub struct JwtRequest {
+    /// The task's facts.
+    pub facts: Facts,
+    /// Proof of the facts.
+    pub grant: Grant,
+    /// At least one.
+    pub audiences: Vec<String>,
+    /// Sixteen random octets; `jti` is their hexadecimal text.
+    pub jti: [u8; 16],
+    /// `iat`.
+    pub issued_at: Timestamp,
+    /// `exp`.
+    pub expires_at: Timestamp,
+    /// Address of the status list (P21), if the trust domain has a public one.
+    pub status_uri: Option<String>,
+}
+
+/// A head over the log as far as `records` takes it. The authority computes the hash itself,
+/// from the records, and never signs two for one position (P23).
+#[derive(Debug, Clone)]
+pub struct HeadRequest {
+    /// Which log.
+    pub log: LogId,
+    /// Its generation.
+    pub generation: u8,
+    /// Fences writers.
+    pub epoch: u32,
+    /// Everything after the newest head; may be empty for a heartbeat or a nonce.
+    pub records: Vec<Record>,
+    /// Buckets below are refused.
+    pub floor: u32,
+    /// Time of the head; never goes back within an epoch.
+    pub at: Timestamp,
+    /// How old it may become before verifiers close, in milliseconds (P17).
+    pub max_age_ms: u64,
+    /// The nonce of the verifier that asked (P17).
+    pub nonce: Option<[u8; 16]>,
+}
+
+/// A checkpoint: the exact maps at the authority's newest head.
+#[derive(Debug, Clone)]
+pub struct CheckpointRequest {
+    /// Which log.
+    pub log: LogId,
+    /// The position that the maps stand at.
+    pub sequence: u64,
+    /// Buckets below are refused.
+    pub floor: u32,
+    /// Digest of each bucket's map, ascending; all-valid maps are left out.
+    pub digests: Vec<BucketDigest>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A certificate for the log's key by an active CA; it is no SVID (P15).
+#[derive(Debug, Clone, Copy)]
+pub struct LogKeyRequest {
+    /// The log's key.
+    pub key: AuthorityId,
+    /// The CA that certifies it.
+    pub by: AuthorityId,
+}
+
+/// Why the authority refused. Nothing was signed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The facts are not those that the grant was made for.
+    #[error("the grant is not for these facts")]
+    Grant,
+    /// Another trust domain's name.
+    #[error("`{0}` is in another trust domain")]
+    ForeignTrustDomain(SpiffeId),
+    /// A reserved name for a workload, or an ordinary one for a node or server.
+    #[error("`{id}` is no name for a {class:?}")]
+    Name {
+        /// The name.
+        id: SpiffeId,
+        /// Whose it should be.
+        class: Class,
+    },
+    /// Not a valid P-256 point, or another algorithm.
+    #[error("the public key is no valid P-256 key")]
+    Key,
+    /// Longer than the class allows, or less than a second.
+    #[error("a lifetime of {asked_secs} s is not within 1 s and the cap of {cap_secs} s")]
+    Lifetime {
+        /// Asked for, in seconds.
+        asked_secs: u64,
+        /// Allowed, in seconds.
+        cap_secs: u64,
+    },
+    /// Reaches past the task's limit or its bucket.
+    #[error("not after `{not_after}` lies past the task's limit `{limit}`")]
+    PastLimit {
+        /// Asked for.
+        not_after: Timestamp,
+        /// The end.
+        limit: Timestamp,
+    },
+    /// Not within 60 s of the authority's own clock.
+    #[error("`{0}` is not within 60 s of the authority's clock")]
+    Clock(Timestamp),
+    /// No audience, too many, or an ill-formed one.
+    #[error("audiences must be 1 to 64 non-empty texts")]
+    Audience,
+    /// An ill-formed DNS name.
+    #[error("`{0}` is no DNS name")]
+    DnsName(String),
+    /// No active key for this use.
+    #[error("no active {0} key")]
+    NoActiveKey(&'static str),
+    /// The key is unknown or in the wrong state.
+    #[error("authority {0} is unknown or not in a state for this")]
+    Authority(AuthorityId),
+    /// The log would fork, go back, or leave a gap.
+    #[error("the log can't go from sequence {at} to {to}")]
+    Log {
+        /// Newest head's sequence number.
+        at: u64,
+        /// Sequence number asked for.
+        to: u64,
+    },
+    /// Epoch, floor or time of the log would go back, or not agree with its records.
+    #[error("the log's {0} goes back, or is not what its records say")]
+    LogValue(&'static str),
+    /// A place, head or checkpoint of a log that is not this authority's.
+    #[error("log {0} is not this authority's log")]
+    OtherLog(LogId),
+    /// A status list anywhere but below the trust domain's public address.
+    #[error("`{0}` is not where this trust domain publishes the status of the place")]
+    StatusUri(String),
+    /// A sealed key can't be opened.
+    #[error("a sealed key can't be opened: {0}")]
+    Sealed(&'static str),
+    /// The authority itself failed, or is being restarted: try again.
+    #[error("the authority failed: {0}")]
+    Failed(String),
+}
