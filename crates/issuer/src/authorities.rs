@@ -1,0 +1,262 @@
+//! Signing keys: made, activated, retired, and always in the bundle while something they signed
+//! lives.
+
+use std::sync::Arc;
+
+use taskmint_id::{Bundle, P256PublicKey, X509Authority};
+use taskmint_mint::{KeyKind, LogKeyRequest, Prepared};
+use taskmint_model::{AuthorityId, Entry, Timestamp};
+use taskmint_store::{AuthorityRecord, AuthorityState, Change, Commit, KeyUse};
+
+use crate::refused::{RefusalKind, Refused};
+use crate::{Issuer, Principal};
+
+/// An authority as operators see it.
+#[derive(Debug, Clone)]
+pub struct AuthorityView {
+    /// What is stored; the sealed key is empty here.
+    pub record: AuthorityRecord,
+    /// Until when the bundle carries it: nothing that it signed lives longer. None while it signs.
+    pub needed_until: Option<Timestamp>,
+}
+
+impl Issuer {
+    /// All authorities, oldest first.
+    ///
+    /// # Errors
+    /// When the store can't read.
+    pub async fn authorities(&self) -> Result<Vec<AuthorityView>, Refused> {
+        let records = self.store.authorities().await?;
+        let view = |mut record: AuthorityRecord| {
+            record.sealed = Vec::new();
+            AuthorityView { needed_until: self.needed_until(&record), record }
+        };
+        Ok(records.into_iter().map(view).collect())
+    }
+
+    /// Makes a new key; it is in the bundle from here on, but signs nothing yet.
+    ///
+    /// # Errors
+    /// When the authority or the store can't.
+    pub async fn prepare_authority(
+        &self,
+        by: &Principal,
+        usage: KeyUse,
+    ) -> Result<AuthorityRecord, Refused> {
+        let now = self.clock.now();
+        let id = AuthorityId::new(now, &*self.entropy);
+        let ttl_secs = self.settings.ca_ttl.as_secs();
+        let kind = match usage {
+            KeyUse::Ca => KeyKind::Ca { ttl_secs },
+            KeyUse::Jwt => KeyKind::Jwt,
+            KeyUse::Log => KeyKind::Log { ttl_secs },
+            KeyUse::Grant => KeyKind::Grant,
+        };
+        let prepared = self.authority.prepare(kind, id, now).await?;
+        let record = record_of(prepared, usage, now);
+        self.put_authority(by, "authority.prepare", record.clone()).await?;
+        Ok(record)
+    }
+
+    /// Makes a prepared key the one that signs; the one before is retired but stays in the bundle.
+    /// A new CA certifies the log's key anew.
+    ///
+    /// # Errors
+    /// `NO_SUCH_AUTHORITY`, or `BAD_STATE` when it is not prepared.
+    pub async fn activate_authority(
+        &self,
+        by: &Principal,
+        id: AuthorityId,
+    ) -> Result<AuthorityRecord, Refused> {
+        let now = self.clock.now();
+        let records = self.store.authorities().await?;
+        let mut record = find(&records, id)?;
+        if record.state != AuthorityState::Prepared {
+            return Err(bad_state("only a prepared key can be activated"));
+        }
+        record.state = AuthorityState::Active;
+        record.activated_at = Some(now);
+        self.put_authority(by, "authority.activate", record.clone()).await?;
+        self.authority.activate(id).await?;
+        for mut before in records {
+            if before.usage == record.usage && before.state == AuthorityState::Active {
+                before.state = AuthorityState::Retired;
+                before.retired_at = Some(now);
+                self.put_authority(by, "authority.retire", before.clone()).await?;
+                self.authority.retire(before.id).await?;
+            }
+        }
+        if record.usage == KeyUse::Ca {
+            self.certify_log_key(by, id).await?;
+        }
+        self.refresh_bundle().await?;
+        Ok(record)
+    }
+
+    /// Retires a prepared key that is not wanted, or forgets a retired one that nothing needs.
+    ///
+    /// # Errors
+    /// `BAD_STATE` for the active one, or while something that it signed lives.
+    pub async fn retire_authority(
+        &self,
+        by: &Principal,
+        id: AuthorityId,
+    ) -> Result<AuthorityRecord, Refused> {
+        let now = self.clock.now();
+        let mut record = find(&self.store.authorities().await?, id)?;
+        match record.state {
+            AuthorityState::Active => {
+                return Err(bad_state("the active key can't be retired: activate another first"));
+            }
+            AuthorityState::Prepared => {
+                record.state = AuthorityState::Retired;
+                record.retired_at = Some(now);
+                self.authority.retire(id).await?;
+            }
+            AuthorityState::Retired => {}
+        }
+        if self.needed_until(&record).is_some_and(|until| until > now)
+            && record.activated_at.is_some()
+        {
+            let until = self.needed_until(&record).unwrap_or(now);
+            return Err(bad_state(&format!("what it signed lives until {until}")));
+        }
+        let audit = self.audit(by, "authority.forget", record.key_id.clone(), None, now);
+        let changes = vec![Change::DeleteAuthority(id), Change::BumpBundle, Change::Audit(audit)];
+        self.store.commit(Commit { expect: Vec::new(), changes }).await?;
+        self.refresh_bundle().await?;
+        Ok(record)
+    }
+
+    /// The newest certificate of the log's key, for whoever checks heads.
+    ///
+    /// # Errors
+    /// When the store can't read, or there is no such key.
+    pub async fn log_key_certificate(&self) -> Result<Vec<u8>, Refused> {
+        Ok(self.active(KeyUse::Log).await?.certificate)
+    }
+
+    async fn certify_log_key(&self, by: &Principal, ca: AuthorityId) -> Result<(), Refused> {
+        let Ok(mut log) = self.active(KeyUse::Log).await else { return Ok(()) };
+        let request = LogKeyRequest { key: log.id, by: ca };
+        log.certificate = self.authority.certify_log_key(request).await?;
+        self.put_authority(by, "authority.certify", log).await?;
+        self.signed.log_key_changed();
+        Ok(())
+    }
+
+    async fn active(&self, usage: KeyUse) -> Result<AuthorityRecord, Refused> {
+        let records = self.store.authorities().await?;
+        let active = |r: &AuthorityRecord| r.usage == usage && r.state == AuthorityState::Active;
+        records.into_iter().rfind(active).ok_or_else(|| {
+            Refused::new(RefusalKind::Unavailable, "AUTHORITY_FAILED", "no active key")
+        })
+    }
+
+    async fn put_authority(
+        &self,
+        by: &Principal,
+        action: &'static str,
+        record: AuthorityRecord,
+    ) -> Result<(), Refused> {
+        let audit = self.audit(by, action, record.key_id.clone(), None, self.clock.now());
+        let put = Change::PutAuthority(record);
+        let changes = vec![put, Change::BumpBundle, Change::Audit(audit)];
+        self.store.commit(Commit { expect: Vec::new(), changes }).await?;
+        self.refresh_bundle().await
+    }
+
+    /// Rebuilds the bundle from what is stored, and tells everybody.
+    pub(crate) async fn refresh_bundle(&self) -> Result<(), Refused> {
+        let records = self.store.authorities().await?;
+        let now = self.clock.now();
+        let mut bundle = Bundle::new(self.settings.trust_domain.clone())
+            .with_sequence(self.store.bundle_sequence().await?)
+            .with_refresh_hint(std::time::Duration::from_secs(300));
+        for record in &records {
+            if self.needed_until(record).is_some_and(|until| until <= now) {
+                continue;
+            }
+            let damaged = |e: String| {
+                let message = format!("authority {}: {e}", record.id);
+                Refused::new(RefusalKind::Internal, "STORE_DAMAGED", message)
+            };
+            match record.usage {
+                KeyUse::Ca => {
+                    let authority = X509Authority::from_der(&record.certificate)
+                        .map_err(|e| damaged(e.to_string()))?;
+                    bundle.add_x509_authority(authority);
+                }
+                KeyUse::Jwt => {
+                    let key = P256PublicKey::from_spki_der(&record.spki)
+                        .map_err(|e| damaged(e.to_string()))?;
+                    bundle
+                        .add_jwt_authority(&record.key_id, key)
+                        .map_err(|e| damaged(e.to_string()))?;
+                }
+                KeyUse::Log | KeyUse::Grant => {}
+            }
+        }
+        let active = |usage| {
+            let of = records.iter().rfind(|r| r.usage == usage && r.state == AuthorityState::Active);
+            of.map(|record| record.id)
+        };
+        self.signed.set_active(active(KeyUse::Ca), active(KeyUse::Jwt));
+        self.bundle.send_replace(Arc::new(bundle));
+        Ok(())
+    }
+
+    /// Until when something that a key signed may live; none while it signs or may yet.
+    fn needed_until(&self, record: &AuthorityRecord) -> Option<Timestamp> {
+        let retired = record.retired_at?;
+        let longest = match record.usage {
+            KeyUse::Ca => {
+                let node = self.settings.node_ttl + self.settings.node_grace;
+                node.max(self.settings.server_ttl).max(Entry::MAX_X509_TTL)
+            }
+            KeyUse::Jwt => Entry::MAX_JWT_TTL,
+            KeyUse::Log => self.settings.max_age,
+            KeyUse::Grant => self.settings.defaults.max_limit,
+        };
+        let last = retired + longest + self.settings.leeway;
+        Some(if record.activated_at.is_none() { retired } else { last.min(record.expires_at) })
+    }
+
+    pub(crate) fn active_ca(&self) -> Result<AuthorityId, Refused> {
+        self.signed.active_ca().ok_or_else(no_key)
+    }
+
+    pub(crate) fn active_jwt_key(&self) -> Result<AuthorityId, Refused> {
+        self.signed.active_jwt().ok_or_else(no_key)
+    }
+}
+
+pub(crate) fn record_of(made: Prepared, usage: KeyUse, now: Timestamp) -> AuthorityRecord {
+    AuthorityRecord {
+        id: made.id,
+        usage,
+        state: AuthorityState::Prepared,
+        sealed: made.sealed,
+        spki: made.spki,
+        certificate: made.certificate,
+        key_id: made.key_id,
+        created_at: now,
+        expires_at: made.expires_at,
+        activated_at: None,
+        retired_at: None,
+    }
+}
+
+fn no_key() -> Refused {
+    Refused::new(RefusalKind::Unavailable, "AUTHORITY_FAILED", "no active key")
+}
+
+fn bad_state(message: &str) -> Refused {
+    Refused::new(RefusalKind::State, "BAD_STATE", message)
+}
+
+fn find(records: &[AuthorityRecord], id: AuthorityId) -> Result<AuthorityRecord, Refused> {
+    records.iter().find(|record| record.id == id).cloned().ok_or_else(|| {
+        Refused::new(RefusalKind::NotFound, "NO_SUCH_AUTHORITY", "no such authority")
+    })
+}

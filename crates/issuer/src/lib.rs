@@ -1,0 +1,159 @@
+//! Use cases over the ports: attest, begin, mint, end, watch.
+//!
+//! Every use case reads, asks the rules (`lifecycle`), and commits by expected version. Signing
+//! runs beside the sync; what was signed leaves only after both are done (contract line 2).
+//! Nothing in here knows a wire format, a database or a key.
+
+mod authorities;
+mod begin;
+mod denials;
+mod entries;
+mod leases;
+mod live;
+mod log;
+mod mint;
+mod nodes;
+mod refused;
+mod settings;
+mod start;
+mod tasks;
+mod tokens;
+
+use std::fmt;
+use std::sync::Arc;
+
+use taskmint_id::{Bundle, SpiffeId};
+use taskmint_mint::Authority;
+use taskmint_model::{Audit, Clock, Decision, Entropy, Process, Selectors, Task, TaskId, Timestamp};
+use taskmint_store::Store;
+use tokio::sync::{broadcast, watch};
+
+pub use authorities::AuthorityView;
+pub use begin::{Begin, Began, RequestMark};
+pub use log::{LogFrame, LogStart, SignedLog};
+pub use mint::{MintedJwt, MintedX509};
+pub use nodes::{AttestedNode, NodeIdentity, Session};
+pub use refused::{RefusalKind, Refused};
+pub use settings::Settings;
+pub use taskmint_lifecycle::Defaults;
+pub use taskmint_model::Cause;
+pub use tokens::NewToken;
+
+/// The issuer: one per server process.
+pub struct Issuer {
+    settings: Settings,
+    store: Arc<dyn Store>,
+    authority: Arc<dyn Authority>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    entries: entries::EntrySet,
+    live: live::Live,
+    leases: leases::Leases,
+    bundle: watch::Sender<Arc<Bundle>>,
+    changed: broadcast::Sender<Arc<Task>>,
+    signed: log::Signer,
+}
+
+/// Who asks, for whoever reads the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Principal {
+    /// A workload, through the agent of its node.
+    Workload(Caller),
+    /// An agent, for itself.
+    Node(SpiffeId),
+    /// An administrator: `uid:0`, or a SPIFFE ID with a grant.
+    Admin(String),
+    /// The issuer itself.
+    Issuer,
+}
+
+/// A workload as its agent attested it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The node whose agent speaks for it.
+    pub node: SpiffeId,
+    /// What the node was attested to be.
+    pub node_selectors: Selectors,
+    /// The calling process.
+    pub process: Process,
+    /// What it was attested to be.
+    pub selectors: Selectors,
+    /// The live task through which it acts on another one, if it does.
+    pub acting: Option<TaskId>,
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Workload(caller) => write!(f, "process {} on {}", caller.process, caller.node),
+            Self::Node(node) => write!(f, "{node}"),
+            Self::Admin(name) => f.write_str(name),
+            Self::Issuer => f.write_str("issuer"),
+        }
+    }
+}
+
+impl Issuer {
+    /// What it was told at start.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The wall clock that it decides by.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Everything that it keeps; for reading.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The trust domain's bundle; changes when a key does.
+    pub fn bundle(&self) -> watch::Receiver<Arc<Bundle>> {
+        self.bundle.subscribe()
+    }
+
+    /// Every task, whole, whenever it changes. A receiver that lags must read again.
+    pub fn task_changes(&self) -> broadcast::Receiver<Arc<Task>> {
+        self.changed.subscribe()
+    }
+
+    /// How many tasks are live.
+    pub fn live_tasks(&self) -> usize {
+        self.live.count()
+    }
+
+    fn audit(
+        &self,
+        who: &Principal,
+        action: &'static str,
+        resource: String,
+        task: Option<&Task>,
+        at: Timestamp,
+    ) -> Audit {
+        Audit {
+            at,
+            who: who.to_string(),
+            owner: task.map(|task| task.owner.clone()).unwrap_or_default(),
+            task: task.map(|task| task.id),
+            action: action.into(),
+            resource,
+            decision: Decision::Allowed,
+            reason: "".into(),
+        }
+    }
+
+    /// Tells everybody who follows tasks; called once what changed is durable.
+    fn publish(&self, task: Task) {
+        self.live.note(&task);
+        // Nobody listening is fine.
+        drop(self.changed.send(Arc::new(task)));
+    }
+}
+
+impl fmt::Debug for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Issuer").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,275 @@
+//! The revocation log as watchers get it: signed heads, deltas, checkpoints.
+//!
+//! A record is visible only under a signed head, and a head is signed only over records that are
+//! on disk (contract line 2).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex as SyncMutex;
+use taskmint_mint::{CheckpointRequest, HeadRequest, Request};
+use taskmint_model::AuthorityId;
+use taskmint_status::checkpoint::BucketDigest;
+use taskmint_status::{Generation, Record};
+use tokio::sync::{Mutex, watch};
+
+use crate::Issuer;
+use crate::refused::{RefusalKind, Refused};
+
+/// The most records of one delta.
+const DELTA: usize = 8192;
+
+/// A head with its signature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedLog {
+    /// The position that it vouches for.
+    pub sequence: u64,
+    /// Canonical bytes.
+    pub body: Vec<u8>,
+    /// Signature over them.
+    pub signature: Vec<u8>,
+    /// Goes up whenever the log's key, or its certificate, becomes another.
+    pub key_revision: u64,
+}
+
+/// What a watcher is sent.
+#[derive(Debug, Clone)]
+pub enum LogFrame {
+    /// The whole state at a position.
+    Checkpoint {
+        /// The position.
+        sequence: u64,
+        /// Canonical bytes.
+        body: Vec<u8>,
+        /// Signature over them.
+        signature: Vec<u8>,
+        /// Packed maps by bucket.
+        maps: Vec<(u32, Vec<u8>)>,
+    },
+    /// Contiguous records.
+    Delta(Vec<Record>),
+    /// A signed head.
+    Head(Arc<SignedLog>),
+}
+
+/// Where a watcher resumes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogStart {
+    /// After this sequence number.
+    After(u64),
+    /// From a checkpoint.
+    Checkpoint,
+}
+
+/// Signs heads one after the other, and remembers what is active.
+#[derive(Debug)]
+pub(crate) struct Signer {
+    /// Sequence number of the newest head; held while signing, so that heads never cross.
+    signed: Mutex<u64>,
+    published: watch::Sender<Option<Arc<SignedLog>>>,
+    key_revision: AtomicU64,
+    active: SyncMutex<(Option<AuthorityId>, Option<AuthorityId>)>,
+}
+
+impl Signer {
+    pub(crate) fn new(sequence: u64) -> Self {
+        Self {
+            signed: Mutex::new(sequence),
+            published: watch::Sender::new(None),
+            key_revision: AtomicU64::new(1),
+            active: SyncMutex::new((None, None)),
+        }
+    }
+
+    pub(crate) fn set_active(&self, ca: Option<AuthorityId>, jwt: Option<AuthorityId>) {
+        *self.active.lock() = (ca, jwt);
+    }
+
+    pub(crate) fn active_ca(&self) -> Option<AuthorityId> {
+        self.active.lock().0
+    }
+
+    pub(crate) fn active_jwt(&self) -> Option<AuthorityId> {
+        self.active.lock().1
+    }
+
+    pub(crate) fn log_key_changed(&self) {
+        self.key_revision.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Issuer {
+    /// The newest head; changes with every record, and with every heartbeat.
+    pub fn heads(&self) -> watch::Receiver<Option<Arc<SignedLog>>> {
+        self.signed.published.subscribe()
+    }
+
+    /// Signs a head over everything that is durable now, for a watcher's nonce (P17) or for all.
+    ///
+    /// # Errors
+    /// When the store can't read or the authority can't sign.
+    pub async fn sign_head(&self, nonce: Option<[u8; 16]>) -> Result<Arc<SignedLog>, Refused> {
+        let mut signed = self.signed.signed.lock().await;
+        let head = self.sign_up_to_now(&mut signed, nonce).await?;
+        let head = Arc::new(head);
+        if nonce.is_none() {
+            self.signed.published.send_replace(Some(Arc::clone(&head)));
+        }
+        Ok(head)
+    }
+
+    async fn sign_up_to_now(
+        &self,
+        signed: &mut u64,
+        nonce: Option<[u8; 16]>,
+    ) -> Result<SignedLog, Refused> {
+        let identity = self.store.identity();
+        let position = *self.store.position().borrow();
+        loop {
+            let records = self.store.records(*signed, DELTA).await?;
+            let upto = records.last().map_or(*signed, |record| record.sequence);
+            let last = upto >= position.sequence;
+            let request = HeadRequest {
+                log: identity.log,
+                generation: identity.generation,
+                epoch: identity.epoch,
+                records,
+                floor: position.floor,
+                at: self.clock.now(),
+                max_age_ms: u64::try_from(self.settings.max_age.as_millis()).unwrap_or(u64::MAX),
+                nonce: nonce.filter(|_| last),
+            };
+            let answer = self.sign(Request::Head(request)).await?;
+            *signed = upto;
+            if last {
+                return Ok(SignedLog {
+                    sequence: upto,
+                    body: answer.bytes,
+                    signature: answer.signature,
+                    key_revision: self.signed.key_revision.load(Ordering::Relaxed),
+                });
+            }
+        }
+    }
+
+    /// Where a watcher that has applied `sequence` of this log can go on.
+    ///
+    /// # Errors
+    /// `AHEAD_OF_LOG` when it claims to have applied what was never written.
+    pub async fn resume_at(&self, sequence: u64) -> Result<LogStart, Refused> {
+        let newest = self.store.position().borrow().sequence;
+        if sequence > newest {
+            let message = format!("the log ends at {newest}, not at {sequence}");
+            return Err(Refused::new(RefusalKind::State, "AHEAD_OF_LOG", message)
+                .fix("start again from a checkpoint"));
+        }
+        if sequence == newest {
+            return Ok(LogStart::After(sequence));
+        }
+        let next = self.store.records(sequence, 1).await?;
+        let kept = next.first().is_some_and(|record| record.sequence == sequence + 1);
+        Ok(if kept { LogStart::After(sequence) } else { LogStart::Checkpoint })
+    }
+
+    /// Records after `after` up to `upto`, in frames of bounded size; none if they are gone.
+    ///
+    /// # Errors
+    /// When the store can't read.
+    pub async fn deltas(&self, after: u64, upto: u64) -> Result<Option<Vec<LogFrame>>, Refused> {
+        let mut frames = Vec::new();
+        let mut cursor = after;
+        while cursor < upto {
+            let wanted = usize::try_from(upto - cursor).unwrap_or(DELTA).min(DELTA);
+            let records = self.store.records(cursor, wanted).await?;
+            match (records.first(), records.last()) {
+                (Some(first), Some(last)) if first.sequence == cursor + 1 => {
+                    cursor = last.sequence;
+                }
+                _ => return Ok(None),
+            }
+            frames.push(LogFrame::Delta(records));
+        }
+        Ok(Some(frames))
+    }
+
+    /// A signed checkpoint of everything that is durable now.
+    ///
+    /// # Errors
+    /// When the store can't read or the authority can't sign.
+    pub async fn checkpoint(&self) -> Result<LogFrame, Refused> {
+        let mut signed = self.signed.signed.lock().await;
+        let identity = self.store.identity();
+        // Commits go on meanwhile: the snapshot may be older than the head that was just signed,
+        // so sign first and retry until both stand at one position.
+        for _ in 0..crate::begin::ATTEMPTS {
+            let snapshot = self.store.snapshot().await?;
+            if snapshot.position.sequence < *signed {
+                continue;
+            }
+            self.sign_to(&mut signed, snapshot.position.sequence).await?;
+            let digests = snapshot.maps.iter().filter_map(|(bucket, map)| BucketDigest::of(*bucket, map));
+            let request = CheckpointRequest {
+                log: identity.log,
+                sequence: snapshot.position.sequence,
+                floor: snapshot.position.floor,
+                digests: digests.collect(),
+                at: self.clock.now(),
+            };
+            let answer = self.sign(Request::Checkpoint(request)).await?;
+            let maps = snapshot.maps.iter().filter(|(_, map)| !map.is_all_valid());
+            return Ok(LogFrame::Checkpoint {
+                sequence: snapshot.position.sequence,
+                body: answer.bytes,
+                signature: answer.signature,
+                maps: maps.map(|(bucket, map)| (*bucket, map.pack())).collect(),
+            });
+        }
+        Err(Refused::busy())
+    }
+
+    /// Signs heads until the authority stands exactly at `sequence`.
+    async fn sign_to(&self, signed: &mut u64, sequence: u64) -> Result<(), Refused> {
+        let identity = self.store.identity();
+        while *signed < sequence {
+            let wanted = usize::try_from(sequence - *signed).unwrap_or(DELTA).min(DELTA);
+            let records = self.store.records(*signed, wanted).await?;
+            let upto = records.last().map_or(*signed, |record| record.sequence);
+            if upto == *signed {
+                return Err(Refused::busy());
+            }
+            let request = HeadRequest {
+                log: identity.log,
+                generation: identity.generation,
+                epoch: identity.epoch,
+                records,
+                floor: self.store.position().borrow().floor,
+                at: self.clock.now(),
+                max_age_ms: u64::try_from(self.settings.max_age.as_millis()).unwrap_or(u64::MAX),
+                nonce: None,
+            };
+            self.sign(Request::Head(request)).await?;
+            *signed = upto;
+        }
+        Ok(())
+    }
+
+    /// Signs a head for every change and every heartbeat, until dropped.
+    pub async fn sign_heads(&self) {
+        let mut position = self.store.position();
+        let heartbeat = self.settings.max_age / 3;
+        loop {
+            if let Err(error) = self.sign_head(None).await {
+                tracing::error!(%error, "no head could be signed; verifiers close if this lasts");
+                tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+                continue;
+            }
+            drop(tokio::time::timeout(heartbeat, position.changed()).await);
+        }
+    }
+
+    pub(crate) fn generation(&self) -> Result<Generation, Refused> {
+        Generation::new(self.store.identity().generation).ok_or_else(|| {
+            Refused::new(RefusalKind::Internal, "STORE_DAMAGED", "the log has no generation")
+        })
+    }
+}

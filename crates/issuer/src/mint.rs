@@ -1,0 +1,257 @@
+//! Minting: X.509-SVIDs and JWT-SVIDs of live tasks, recorded before they leave.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use taskmint_id::SpiffeId;
+use taskmint_lifecycle as lifecycle;
+use taskmint_mint::{Grant, JwtRequest, PublicKey, Request, Signed, X509Request};
+use taskmint_model::{
+    AuthorityId, CredentialKind, Entry, Issuance, Task, TaskId, TaskKind, Timestamp,
+};
+use taskmint_status::Place;
+use taskmint_store::{Change, Commit, CommitError, Expect};
+
+use crate::Issuer;
+use crate::begin::facts;
+use crate::refused::{RefusalKind, Refused};
+
+/// A minted X.509-SVID.
+#[derive(Debug, Clone)]
+pub struct MintedX509 {
+    /// DER.
+    pub certificate: Vec<u8>,
+    /// Its serial number.
+    pub serial: [u8; 20],
+    /// Last instant at which it counts.
+    pub expires_at: Timestamp,
+}
+
+/// A minted JWT-SVID.
+#[derive(Debug, Clone)]
+pub struct MintedJwt {
+    /// Compact JWS.
+    pub token: String,
+    /// Last instant at which it counts.
+    pub expires_at: Timestamp,
+}
+
+/// An X.509-SVID that is decided on, but neither recorded nor signed.
+pub(crate) struct X509Plan {
+    request: X509Request,
+    serial: [u8; 20],
+    authority: AuthorityId,
+    at: Timestamp,
+}
+
+impl X509Plan {
+    /// What the store keeps of it.
+    pub(crate) fn record(&self, task: &Task) -> Issuance {
+        Issuance {
+            place: task.place,
+            kind: CredentialKind::X509Svid,
+            serial: self.serial,
+            key_hash: Sha256::digest(&self.request.key.spki).into(),
+            expires_at: self.request.not_after,
+            authority: self.authority,
+            at: self.at,
+        }
+    }
+
+    pub(crate) fn serial(&self) -> [u8; 20] {
+        self.serial
+    }
+
+    pub(crate) fn not_after(&self) -> Timestamp {
+        self.request.not_after
+    }
+}
+
+impl Issuer {
+    /// Mints an X.509-SVID for a live task; `node`, if given, must hold it.
+    ///
+    /// # Errors
+    /// `NO_SUCH_TASK`, or what `lifecycle` and the authority refuse.
+    pub async fn mint_x509(
+        &self,
+        node: Option<&SpiffeId>,
+        id: TaskId,
+        key: PublicKey,
+    ) -> Result<MintedX509, Refused> {
+        let task = self.mintable(node, id).await?;
+        let now = self.clock.now();
+        let entry = self.entry_of(&task);
+        let plan = self.plan_x509(&task, entry.as_deref(), key, now)?;
+        let record = plan.record(&task);
+        let (recorded, signed) = tokio::join!(self.record(&task, record, now), self.sign_x509(plan));
+        recorded?;
+        signed
+    }
+
+    /// Mints many at once, one answer for each, in order: concurrently, so that one synced write
+    /// serves them all.
+    pub async fn mint_x509_batch(
+        self: &Arc<Self>,
+        node: &SpiffeId,
+        items: Vec<(TaskId, PublicKey)>,
+    ) -> Vec<Result<MintedX509, Refused>> {
+        let mut running = Vec::with_capacity(items.len());
+        for (id, key) in items {
+            let (issuer, node) = (Arc::clone(self), node.clone());
+            running.push(tokio::spawn(async move { issuer.mint_x509(Some(&node), id, key).await }));
+        }
+        let mut results = Vec::with_capacity(running.len());
+        for result in running {
+            results.push(result.await.unwrap_or_else(|_| Err(Refused::busy())));
+        }
+        results
+    }
+
+    /// Mints a JWT-SVID for a live task.
+    ///
+    /// # Errors
+    /// `NO_SUCH_TASK`, `BEYOND_AUTHORITY` for an audience that the task may not ask for, or what
+    /// `lifecycle` and the authority refuse.
+    pub async fn mint_jwt(
+        &self,
+        node: Option<&SpiffeId>,
+        id: TaskId,
+        audiences: Vec<String>,
+    ) -> Result<MintedJwt, Refused> {
+        let task = self.mintable(node, id).await?;
+        if let Some(audience) = audiences.iter().find(|a| !task.authority.allows_audience(a)) {
+            let message = format!("the task may not ask for audience `{audience}`");
+            return Err(Refused::new(RefusalKind::Denied, "BEYOND_AUTHORITY", message)
+                .fix("begin a task whose authority has the audience"));
+        }
+        let now = self.clock.now();
+        let entry = self.entry_of(&task);
+        let ttl = entry.and_then(|entry| entry.ttls.jwt).unwrap_or(self.settings.jwt_ttl);
+        let lifetime = self.lifetime(&task, ttl, Entry::MAX_JWT_TTL, now)?;
+        let jti: [u8; 16] = self.entropy.array();
+        let mut serial = [0; 20];
+        let (head, _) = serial.split_at_mut(jti.len());
+        head.copy_from_slice(&jti);
+        let record = Issuance {
+            place: task.place,
+            kind: CredentialKind::JwtSvid,
+            serial,
+            key_hash: [0; 32],
+            expires_at: lifetime.not_after,
+            authority: self.active_jwt_key()?,
+            at: now,
+        };
+        let request = Request::Jwt(JwtRequest {
+            facts: facts(&task),
+            grant: Grant(task.grant.clone()),
+            audiences,
+            jti,
+            issued_at: now.floor_to_second(),
+            expires_at: lifetime.not_after,
+            status_uri: self.status_uri(task.place),
+        });
+        let (recorded, signed) = tokio::join!(self.record(&task, record, now), self.sign(request));
+        recorded?;
+        let token = String::from_utf8(signed?.bytes).map_err(|_| {
+            Refused::new(RefusalKind::Internal, "AUTHORITY_FAILED", "the token is no text")
+        })?;
+        Ok(MintedJwt { token, expires_at: lifetime.not_after })
+    }
+
+    /// Decides on an X.509-SVID: lifetime by contract line 1, serial by P13.
+    pub(crate) fn plan_x509(
+        &self,
+        task: &Task,
+        entry: Option<&Entry>,
+        key: PublicKey,
+        now: Timestamp,
+    ) -> Result<X509Plan, Refused> {
+        let (ttl, cap) = match task.kind {
+            TaskKind::Node => (self.settings.node_ttl, self.settings.node_ttl),
+            TaskKind::Server => (self.settings.server_ttl, self.settings.server_ttl),
+            TaskKind::Explicit | TaskKind::Implicit => {
+                let own = entry.and_then(|entry| entry.ttls.x509);
+                (own.unwrap_or(self.settings.x509_ttl), Entry::MAX_X509_TTL)
+            }
+        };
+        let lifetime = self.lifetime(task, ttl, cap, now)?;
+        let serial_random: [u8; 9] = self.entropy.array();
+        let serial = taskmint_status::Serial {
+            generation: self.generation()?,
+            slot: task.place.slot(),
+            random: serial_random,
+        };
+        let request = X509Request {
+            facts: facts(task),
+            grant: Grant(task.grant.clone()),
+            key,
+            dns_names: entry.map(|entry| entry.dns_names.clone()).unwrap_or_default(),
+            serial_random,
+            not_before: lifetime.not_before,
+            not_after: lifetime.not_after,
+        };
+        Ok(X509Plan { request, serial: serial.encode(), authority: self.active_ca()?, at: now })
+    }
+
+    pub(crate) async fn sign_x509(&self, plan: X509Plan) -> Result<MintedX509, Refused> {
+        let (serial, expires_at) = (plan.serial(), plan.not_after());
+        let signed = self.sign(Request::X509(plan.request)).await?;
+        Ok(MintedX509 { certificate: signed.bytes, serial, expires_at })
+    }
+
+    pub(crate) async fn sign(&self, request: Request) -> Result<Signed, Refused> {
+        let mut answers = self.authority.issue(vec![request]).await;
+        match answers.pop() {
+            Some(answer) => Ok(answer?),
+            None => Err(taskmint_mint::Refusal::Failed("no answer".to_owned()).into()),
+        }
+    }
+
+    /// The task, if credentials may be minted under it now.
+    async fn mintable(&self, node: Option<&SpiffeId>, id: TaskId) -> Result<Task, Refused> {
+        let task = self.store.task(id).await?.ok_or_else(Refused::no_task)?;
+        if node.is_some() && task.holder.node.as_ref() != node {
+            return Err(Refused::no_task());
+        }
+        lifecycle::may_mint(&task, self.clock.now())?;
+        Ok(task)
+    }
+
+    /// Records an issuance, unless the task ended meanwhile (P18).
+    async fn record(&self, task: &Task, record: Issuance, now: Timestamp) -> Result<(), Refused> {
+        let commit = Commit {
+            expect: vec![Expect::LiveTask(task.id, now)],
+            changes: vec![Change::Issue(record)],
+        };
+        match self.store.commit(commit).await {
+            Ok(_) => Ok(()),
+            Err(CommitError::Conflict(_)) => {
+                let message = "the task ended meanwhile";
+                Err(Refused::new(RefusalKind::Denied, "TASK_ENDED", message))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn lifetime(
+        &self,
+        task: &Task,
+        ttl: Duration,
+        cap: Duration,
+        now: Timestamp,
+    ) -> Result<lifecycle::Lifetime, Refused> {
+        Ok(lifecycle::lifetime(task, ttl, cap, self.settings.backdate, now)?)
+    }
+
+    fn entry_of(&self, task: &Task) -> Option<Arc<Entry>> {
+        task.entry.and_then(|id| self.entries.get(id))
+    }
+
+    /// P21: `<public_url>/status/<log id>/<bucket>`.
+    fn status_uri(&self, place: Place) -> Option<String> {
+        let url = self.settings.public_url.as_ref()?;
+        let log = hex::encode(place.log().0);
+        Some(format!("{}/status/{log}/{}", url.trim_end_matches('/'), place.bucket()))
+    }
+}

@@ -1,0 +1,62 @@
+//! What an issuer is told once, at start.
+
+use std::time::Duration;
+
+use taskmint_id::{SpiffeId, TrustDomain};
+use taskmint_lifecycle::Defaults;
+
+/// What an issuer is told once, at start.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The trust domain that it issues for.
+    pub trust_domain: TrustDomain,
+    /// Its own identity, below `/taskmint/server/`.
+    pub server: SpiffeId,
+    /// Of tasks.
+    pub defaults: Defaults,
+    /// Lifetime of a workload's X.509-SVID, unless its entry says otherwise.
+    pub x509_ttl: Duration,
+    /// Lifetime of a JWT-SVID, unless its entry says otherwise.
+    pub jwt_ttl: Duration,
+    /// Lifetime of a node's SVID (P11).
+    pub node_ttl: Duration,
+    /// How long past its expiry a node's SVID may still be renewed (P11).
+    pub node_grace: Duration,
+    /// Lifetime of the server's own SVID.
+    pub server_ttl: Duration,
+    /// Lifetime of a CA.
+    pub ca_ttl: Duration,
+    /// How far credentials are backdated for clock skew (P33).
+    pub backdate: Duration,
+    /// How long a node may be silent (P12).
+    pub lease: Duration,
+    /// How old a head may become before verifiers close (P17).
+    pub max_age: Duration,
+    /// Leeway that verifiers grant on expiry; the floor waits for it (P16).
+    pub leeway: Duration,
+    /// Address under which status lists are served (P21).
+    pub public_url: Option<String>,
+}
+
+impl Settings {
+    /// Defaults for everything but names: what `dev` and the tests run with.
+    pub fn new(trust_domain: TrustDomain, server: SpiffeId) -> Self {
+        const HOUR: u64 = 3600;
+        Self {
+            trust_domain,
+            server,
+            defaults: Defaults::default(),
+            x509_ttl: Duration::from_secs(600),
+            jwt_ttl: Duration::from_secs(120),
+            node_ttl: Duration::from_secs(24 * HOUR),
+            node_grace: Duration::from_secs(7 * 24 * HOUR),
+            server_ttl: Duration::from_secs(24 * HOUR),
+            ca_ttl: Duration::from_secs(90 * 24 * HOUR),
+            backdate: Duration::from_secs(30),
+            lease: Duration::from_secs(60),
+            max_age: Duration::from_secs(30),
+            leeway: Duration::from_secs(60),
+            public_url: None,
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Start: keys are loaded or made, live tasks read, deadlines applied before anything is served.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use taskmint_id::Bundle;
+use taskmint_mint::{Authority, KeyKind, LogStart, PublicKey, Sealed};
+use taskmint_model::{Clock, Entropy, NodeState, Task, TaskKind};
+use taskmint_store::{AuthorityState, Change, Commit, KeyUse, Store, TaskQuery};
+use tokio::sync::{broadcast, watch};
+
+use crate::entries::EntrySet;
+use crate::log::Signer;
+use crate::refused::Refused;
+use crate::{Cause, Issuer, MintedX509, Principal, Settings};
+
+impl Issuer {
+    /// Starts an issuer over its ports. On return keys are active, tasks past their deadline have
+    /// ended, and every known node has one full lease (P12).
+    ///
+    /// # Errors
+    /// When the store can't be read, or a key can't be opened.
+    pub async fn start(
+        settings: Settings,
+        store: Arc<dyn Store>,
+        authority: Arc<dyn Authority>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Arc<Self>, Refused> {
+        let entries = EntrySet::new(store.entries().await?);
+        let bundle = watch::Sender::new(Arc::new(Bundle::new(settings.trust_domain.clone())));
+        let sequence = store.position().borrow().sequence;
+        let issuer = Arc::new(Self {
+            settings,
+            store,
+            authority,
+            clock,
+            entropy,
+            entries,
+            live: Default::default(),
+            leases: Default::default(),
+            bundle,
+            changed: broadcast::Sender::new(16_384),
+            signed: Signer::new(sequence),
+        });
+        issuer.load_keys().await?;
+        issuer.load_tasks().await?;
+        issuer.grant_leases().await?;
+        issuer.sign_head(None).await?;
+        Ok(issuer)
+    }
+
+    async fn load_keys(&self) -> Result<(), Refused> {
+        let ttl_secs = self.settings.ca_ttl.as_secs();
+        let records = self.store.authorities().await?;
+        let usable = records.iter().filter(|record| {
+            // A retired grant key still proves what it granted.
+            record.state != AuthorityState::Retired || record.usage == KeyUse::Grant
+        });
+        let sealed = usable.map(|record| Sealed {
+            id: record.id,
+            kind: match record.usage {
+                KeyUse::Ca => KeyKind::Ca { ttl_secs },
+                KeyUse::Jwt => KeyKind::Jwt,
+                KeyUse::Log => KeyKind::Log { ttl_secs },
+                KeyUse::Grant => KeyKind::Grant,
+            },
+            active: record.state == AuthorityState::Active,
+            blob: record.sealed.clone(),
+            certificate: record.certificate.clone(),
+        });
+        let identity = self.store.identity();
+        let position = *self.store.position().borrow();
+        let start = LogStart {
+            log: identity.log,
+            generation: identity.generation,
+            replaces: identity.replaces,
+            epoch: identity.epoch,
+            sequence: position.sequence,
+            hash: position.hash,
+            floor: position.floor,
+            at: taskmint_model::Timestamp::from_millis(0),
+        };
+        self.authority.load(sealed.collect(), start).await?;
+        self.refresh_bundle().await?;
+        // The order matters: the log's key is certified by an active CA.
+        for usage in [KeyUse::Ca, KeyUse::Jwt, KeyUse::Log, KeyUse::Grant] {
+            let active = |r: &taskmint_store::AuthorityRecord| {
+                r.usage == usage && r.state == AuthorityState::Active
+            };
+            if !records.iter().any(active) {
+                let made = self.prepare_authority(&Principal::Issuer, usage).await?;
+                self.activate_authority(&Principal::Issuer, made.id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn load_tasks(&self) -> Result<(), Refused> {
+        let mut query = TaskQuery { live_only: true, ..Default::default() };
+        loop {
+            let page = self.store.tasks(&query).await?;
+            for task in &page.items {
+                self.live.note(task);
+                if task.kind == TaskKind::Server {
+                    // Each start has a server SVID of its own; the one before is nobody's.
+                    self.end(&Principal::Issuer, task.id, Cause::SUPERSEDED, "restart", None)
+                        .await?;
+                }
+            }
+            match page.next {
+                Some(next) => query.after = Some(next),
+                None => break,
+            }
+        }
+        while self.live.next_deadline().is_some_and(|at| at <= self.clock.now()) {
+            self.expire().await;
+        }
+        Ok(())
+    }
+
+    async fn grant_leases(&self) -> Result<(), Refused> {
+        let until = self.clock.now() + self.settings.lease;
+        for node in self.store.nodes().await? {
+            if node.state == NodeState::Active {
+                self.leases.grant(&node.id, until);
+            }
+        }
+        Ok(())
+    }
+
+    /// Mints the server's own SVID, under a task of its own. `before` is ended once this is
+    /// durable.
+    ///
+    /// # Errors
+    /// When the store or the authority can't.
+    pub async fn own_svid(
+        &self,
+        key: PublicKey,
+        before: Option<&Task>,
+    ) -> Result<(Task, MintedX509), Refused> {
+        let now = self.clock.now();
+        let continues = before.map(|task| task.id);
+        let id = self.settings.server.clone();
+        let made = self.node_svid(&id, key, None, continues, now).await?;
+        let mut commit = made.commit;
+        let resource = id.to_string();
+        let audit = self.audit(&Principal::Issuer, "server.svid", resource, Some(&made.task), now);
+        commit.changes.push(Change::Audit(audit));
+        self.store.commit(commit).await?;
+        self.publish(made.task.clone());
+        let svid = MintedX509 {
+            certificate: made.svid.certificate,
+            serial: made.svid.serial,
+            expires_at: made.svid.expires_at,
+        };
+        if let Some(before) = before {
+            self.end(&Principal::Issuer, before.id, Cause::SUPERSEDED, "renewed", None).await?;
+        }
+        Ok((made.task, svid))
+    }
+
+    /// Ends what is due: deadlines, leases; moves the floor. Runs until dropped.
+    pub async fn end_in_time(&self) {
+        let tick = Duration::from_millis(250).min(self.settings.lease / 4);
+        loop {
+            let next = self.expire().await;
+            self.lapse_leases().await;
+            self.move_floor().await;
+            let until = next.map_or(tick, |at| at.since(self.clock.now()).min(tick));
+            tokio::time::sleep(until.max(Duration::from_millis(1))).await;
+        }
+    }
+
+    /// P16: a bucket is over once its hour and the verifiers' leeway are.
+    async fn move_floor(&self) {
+        let now = self.clock.now();
+        let bucket = (now - self.settings.leeway).hour();
+        let floor = self.store.position().borrow().floor;
+        // A fresh log starts at floor 0; there is nothing to sweep below the first bucket.
+        if bucket <= floor {
+            return;
+        }
+        let commit =
+            Commit { expect: Vec::new(), changes: vec![Change::Floor { bucket, at: now }] };
+        if let Err(error) = self.store.commit(commit).await {
+            tracing::error!(%error, "the floor could not be moved");
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! What happens to a task after it began: extend, suspend, resume, end.
+
+use std::time::Duration;
+
+use taskmint_lifecycle::{self as lifecycle, Changes, Tree};
+use taskmint_model::{Actor, Bar, Task, TaskId, TaskKind, Timestamp};
+use taskmint_store::{Change, Commit, CommitError, Expect, StatusChange, TaskQuery};
+
+use crate::begin::ATTEMPTS;
+use crate::refused::{RefusalKind, Refused};
+use crate::{Cause, Issuer, Principal};
+
+/// The most tasks of one tree: deeper or wider ones are refused at begin by their limits.
+const MAX_TREE: usize = 1_000_000;
+
+impl Issuer {
+    /// One task, if this principal may know of it.
+    ///
+    /// # Errors
+    /// `NO_SUCH_TASK`: also where it exists, but is none of the principal's.
+    pub async fn visible_task(&self, who: &Principal, id: TaskId) -> Result<Task, Refused> {
+        let task = self.store.task(id).await?.ok_or_else(Refused::no_task)?;
+        let visible = match who {
+            Principal::Admin(_) | Principal::Issuer => true,
+            Principal::Node(node) => task.holder.node.as_ref() == Some(node),
+            Principal::Workload(caller) => task.holder.node.as_ref() == Some(&caller.node),
+        };
+        if visible { Ok(task) } else { Err(Refused::no_task()) }
+    }
+
+    /// Moves a deadline out.
+    ///
+    /// # Errors
+    /// Never past its limit nor past the deadline of a task above it.
+    pub async fn extend(
+        &self,
+        who: &Principal,
+        id: TaskId,
+        ttl: Duration,
+    ) -> Result<Task, Refused> {
+        for _ in 0..ATTEMPTS {
+            let now = self.clock.now();
+            let task = self.visible_task(who, id).await?;
+            let above = self.ancestors(&task).await?;
+            let longer = lifecycle::extend(&task, &above, now + ttl, now)?;
+            let resource = task.spiffe_id.to_string();
+            let mut commit = Commit::default();
+            commit.expect.push(Expect::Task(id, task.version));
+            // An ancestor that ends or is suspended meanwhile must not be outlived.
+            commit.expect.extend(above.iter().map(|task| Expect::LiveTask(task.id, now)));
+            commit.changes.push(Change::PutTask(Box::new(longer.clone())));
+            let audit = self.audit(who, "task.extend", resource, Some(&task), now);
+            commit.changes.push(Change::Audit(audit));
+            match self.store.commit(commit).await {
+                Ok(_) => {
+                    self.publish(longer.clone());
+                    return Ok(longer);
+                }
+                Err(CommitError::Conflict(_)) => continue,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Refused::busy())
+    }
+
+    /// Suspends a task and everything below it (P5).
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub async fn suspend(
+        &self,
+        who: &Principal,
+        id: TaskId,
+        reason: &str,
+    ) -> Result<Task, Refused> {
+        let reason = reason.to_owned();
+        self.change_tree(who, id, "task.suspend", |issuer, tree, _, now| {
+            let by = issuer.actor(who, &tree.top)?;
+            Ok(lifecycle::suspend(tree, by, reason.clone(), now)?)
+        })
+        .await
+        .map(|(task, _)| task)
+    }
+
+    /// Lifts a suspension (P5).
+    ///
+    /// # Errors
+    /// When a higher rank placed it, or there is none.
+    pub async fn resume(&self, who: &Principal, id: TaskId) -> Result<Task, Refused> {
+        self.change_tree(who, id, "task.resume", |issuer, tree, above, now| {
+            let by = issuer.actor(who, &tree.top)?;
+            let suspended = above.iter().any(|task| task.state.name() == "suspended");
+            Ok(lifecycle::resume(tree, by, suspended, now)?)
+        })
+        .await
+        .map(|(task, _)| task)
+    }
+
+    /// Ends a task and everything below it: one write (contract line 3). Returns the task and the
+    /// position of the end in the revocation log. A task that has ended already stays as it is,
+    /// and is returned with the log's newest position.
+    ///
+    /// # Errors
+    /// `NO_SUCH_TASK`.
+    pub async fn end(
+        &self,
+        who: &Principal,
+        id: TaskId,
+        cause: Cause,
+        reason: &str,
+        only_version: Option<u64>,
+    ) -> Result<(Task, u64), Refused> {
+        let task = self.visible_task(who, id).await?;
+        if only_version.is_some_and(|version| version != task.version) {
+            return Err(Refused::busy());
+        }
+        if task.is_ended() {
+            return Ok((task, self.store.position().borrow().sequence));
+        }
+        tracing::info!(task = %id, cause = cause.name(), %who, reason, "task ends");
+        let ended = self
+            .change_tree(who, id, "task.end", |issuer, tree, above, now| {
+                let by = issuer.actor(who, &tree.top)?;
+                let parent = tree.top.parent.and_then(|id| above.iter().find(|t| t.id == id));
+                Ok(lifecycle::end(tree, parent, cause, by, now)?)
+            })
+            .await;
+        match ended {
+            Err(refused) if refused.reason == "ALREADY_ENDED" => {
+                let task = self.visible_task(who, id).await?;
+                Ok((task, self.store.position().borrow().sequence))
+            }
+            other => other,
+        }
+    }
+
+    /// Ends every live task that matches; returns how many.
+    pub(crate) async fn end_all(
+        &self,
+        mut query: TaskQuery,
+        cause: Cause,
+        by: &Principal,
+    ) -> Result<u64, Refused> {
+        let mut ended = 0;
+        loop {
+            let page = self.store.tasks(&query).await?;
+            for task in page.items {
+                // Ended by a cascade meanwhile: that counts too.
+                self.end(by, task.id, cause, "", None).await?;
+                ended += 1;
+            }
+            match page.next {
+                Some(next) => query.after = Some(next),
+                None => return Ok(ended),
+            }
+        }
+    }
+
+    /// Ends tasks whose deadline has passed; returns the next deadline.
+    pub async fn expire(&self) -> Option<Timestamp> {
+        for id in self.live.due(self.clock.now(), 1024) {
+            if let Err(error) = self.end(&Principal::Issuer, id, Cause::EXPIRED, "", None).await {
+                tracing::error!(task = %id, %error, "a task past its deadline could not be ended");
+                break;
+            }
+        }
+        self.live.next_deadline()
+    }
+
+    /// Reads a tree, applies a rule, commits what it says; again if something changed meanwhile.
+    async fn change_tree(
+        &self,
+        who: &Principal,
+        id: TaskId,
+        action: &'static str,
+        rule: impl Fn(&Self, Tree, &[Task], Timestamp) -> Result<Changes, Refused>,
+    ) -> Result<(Task, u64), Refused> {
+        for _ in 0..ATTEMPTS {
+            let now = self.clock.now();
+            let top = self.visible_task(who, id).await?;
+            let above = self.ancestors(&top).await?;
+            let tree = Tree { below: self.descendants(&top).await?, top: top.clone() };
+            let changes = rule(self, tree, &above, now)?;
+            let commit = self.commit_of(who, action, &top, &changes, now);
+            match self.store.commit(commit).await {
+                Ok(committed) => {
+                    for (task, _) in &changes.tasks {
+                        self.publish(task.clone());
+                    }
+                    let task = changes.tasks.into_iter().map(|(task, _)| task);
+                    let task = task.into_iter().find(|task| task.id == id).unwrap_or(top);
+                    return Ok((task, committed.sequence));
+                }
+                Err(CommitError::Conflict(_)) => continue,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Refused::busy())
+    }
+
+    fn commit_of(
+        &self,
+        who: &Principal,
+        action: &'static str,
+        top: &Task,
+        changes: &Changes,
+        now: Timestamp,
+    ) -> Commit {
+        let mut commit = Commit::default();
+        for (task, version) in &changes.tasks {
+            commit.expect.push(Expect::Task(task.id, *version));
+            commit.changes.push(Change::PutTask(Box::new(task.clone())));
+        }
+        for status in &changes.statuses {
+            commit.changes.push(Change::Status(StatusChange {
+                place: status.place,
+                task: status.task,
+                status: status.status,
+                cause: status.cause,
+                at: now,
+            }));
+        }
+        if changes.bar {
+            let implicit = changes.tasks.iter().map(|(task, _)| task);
+            commit.changes.extend(implicit.filter_map(|task| bar(task, now)).map(Change::PutBar));
+        }
+        let resource = top.spiffe_id.to_string();
+        commit.changes.push(Change::Audit(self.audit(who, action, resource, Some(top), now)));
+        commit
+    }
+
+    /// In which role a principal acts on a task.
+    fn actor(&self, who: &Principal, task: &Task) -> Result<Actor, Refused> {
+        match who {
+            Principal::Admin(name) => Ok(Actor::Admin(name.clone())),
+            Principal::Issuer => Ok(Actor::Issuer),
+            Principal::Node(node) => Ok(Actor::Node(node.clone())),
+            Principal::Workload(caller) => match caller.acting {
+                Some(acting) if acting == task.id => Ok(Actor::Holder),
+                Some(acting) => Ok(Actor::Ancestor(acting)),
+                None => Err(Refused::no_task()),
+            },
+        }
+    }
+
+    /// Tasks above, nearest first.
+    pub(crate) async fn ancestors(&self, task: &Task) -> Result<Vec<Task>, Refused> {
+        let mut above = Vec::new();
+        let mut next = task.parent;
+        while let Some(id) = next {
+            let task = self.store.task(id).await?.ok_or_else(|| {
+                Refused::new(RefusalKind::Internal, "STORE_DAMAGED", "a parent is missing")
+            })?;
+            next = task.parent;
+            above.push(task);
+        }
+        Ok(above)
+    }
+
+    /// Every task below that has not ended.
+    async fn descendants(&self, top: &Task) -> Result<Vec<Task>, Refused> {
+        let mut below: Vec<Task> = Vec::new();
+        let mut open = vec![(top.id, top.children)];
+        while let Some((id, children)) = open.pop() {
+            if children == 0 {
+                continue;
+            }
+            for child in self.store.children(id).await? {
+                if child.is_ended() {
+                    continue;
+                }
+                open.push((child.id, child.children));
+                below.push(child);
+            }
+            if below.len() > MAX_TREE {
+                return Err(Refused::new(RefusalKind::Exhausted, "TREE_TOO_LARGE", "too many"));
+            }
+        }
+        Ok(below)
+    }
+}
+
+/// P3: what was ended, or suspended, is not begun again by a retry.
+fn bar(task: &Task, now: Timestamp) -> Option<Bar> {
+    let implicit = task.kind == TaskKind::Implicit;
+    let (entry, node) = (task.entry?, task.holder.node.clone()?);
+    let process = task.holder.process?;
+    implicit.then_some(Bar { entry, node, process, task: task.id, at: now })
+}
