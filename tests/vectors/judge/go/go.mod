@@ -1,0 +1,3 @@
+module taskmint.dev/tests/vectors/judge
+
+go 1.21
