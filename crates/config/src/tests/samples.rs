@@ -1,0 +1,158 @@
+//! The files that are shipped.
+
+use std::collections::BTreeSet;
+
+use toml::de::{DeTable, DeValue};
+
+use super::*;
+use crate::overrides::variable_name;
+use crate::schema::{Schema, gather};
+use crate::{AgentConfig, Key};
+
+pub(super) const SERVER_FULL: &str = include_str!("../../../../config/server.full.toml");
+const AGENT_FULL: &str = include_str!("../../../../config/agent.full.toml");
+const SERVER: &str = include_str!("../../../../config/server.toml");
+const AGENT: &str = include_str!("../../../../config/agent.toml");
+const UNITS: [&str; 2] = [
+    include_str!("../../../../config/systemd/taskmint-server.service"),
+    include_str!("../../../../config/systemd/taskmint-agent.service"),
+];
+
+fn as_a_service() -> Overrides {
+    environment(&[(
+        "CREDENTIALS_DIRECTORY",
+        "/run/credentials/taskmint-server.service",
+    )])
+}
+
+#[test]
+fn the_smallest_files_work() {
+    ServerConfig::parse(SERVER, "server.toml", &as_a_service()).expect("right");
+    let by_hand = flags(&["keys.sealing_key_file=/etc/taskmint/sealing-key"]);
+    ServerConfig::parse(SERVER, "server.toml", &by_hand).expect("right by hand too");
+    let agent = AgentConfig::check(AGENT, "agent.toml", &Overrides::none()).expect("right");
+    assert!(agent.warnings.is_empty());
+}
+
+#[test]
+fn the_full_files_work_as_they_are() {
+    ServerConfig::parse(SERVER_FULL, "server.full.toml", &as_a_service()).expect("right");
+    AgentConfig::parse(AGENT_FULL, "agent.full.toml", &Overrides::none()).expect("right");
+}
+
+#[test]
+fn the_full_files_have_every_key_and_no_other() {
+    assert_eq!(written(SERVER_FULL), known(&ServerConfig::keys()));
+    assert_eq!(written(AGENT_FULL), known(&AgentConfig::keys()));
+}
+
+#[test]
+fn the_full_files_show_the_defaults() {
+    compare_defaults::<ServerConfig>(SERVER_FULL);
+    compare_defaults::<AgentConfig>(AGENT_FULL);
+}
+
+#[test]
+fn the_full_files_explain_every_key() {
+    for text in [SERVER_FULL, AGENT_FULL] {
+        let lines: Vec<&str> = text.lines().collect();
+        for (index, line) in lines.iter().enumerate() {
+            let is_key = line.contains(" = ") && !line.starts_with("# ");
+            let is_explained = index > 0 && lines[index - 1].starts_with("# ");
+            assert!(!is_key || is_explained, "line {}: {line}", index + 1);
+        }
+    }
+}
+
+#[test]
+fn no_two_keys_share_an_environment_variable() {
+    for (prefix, keys) in [
+        (ServerConfig::PREFIX, ServerConfig::keys()),
+        (AgentConfig::PREFIX, AgentConfig::keys()),
+    ] {
+        let settable = keys.iter().filter(|key| !key.path.contains("[]"));
+        let mut names = BTreeSet::new();
+        for key in settable {
+            let name = variable_name(prefix, &key.path);
+            assert!(
+                !crate::overrides::is_foreign(prefix, &name),
+                "{name} is never read"
+            );
+            assert!(names.insert(name), "{}", key.path);
+        }
+    }
+}
+
+#[test]
+fn the_units_do_not_restart_what_a_restart_can_not_cure() {
+    for unit in UNITS {
+        assert!(
+            unit.lines()
+                .any(|line| line == "RestartPreventExitStatus=64 78")
+        );
+        assert!(unit.lines().any(|line| line == "LimitCORE=0"));
+        assert!(unit.lines().any(|line| line == "NoNewPrivileges=yes"));
+    }
+}
+
+#[test]
+fn the_units_hand_over_the_credentials_that_are_looked_for() {
+    let [server, agent] = UNITS;
+    assert!(server.contains("LoadCredential=taskmint-sealing-key:"));
+    assert!(agent.contains("LoadCredential=taskmint-join-string\n"));
+}
+
+/// The file with the keys behind a single `#` switched on.
+fn uncommented(text: &str) -> String {
+    let is_off = |line: &str| {
+        line.strip_prefix('#')
+            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '['))
+    };
+    let lines = text
+        .lines()
+        .map(|line| if is_off(line) { &line[1..] } else { line });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn known(keys: &[Key]) -> BTreeSet<String> {
+    keys.iter().map(|key| key.path.clone()).collect()
+}
+
+fn written(text: &str) -> BTreeSet<String> {
+    let text = uncommented(text);
+    let document = DeTable::parse(&text).expect("TOML");
+    let mut paths = BTreeSet::new();
+    walk(document.get_ref(), "", &mut paths);
+    paths
+}
+
+fn walk(table: &DeTable<'_>, prefix: &str, paths: &mut BTreeSet<String>) {
+    for (key, value) in table {
+        let path = format!("{prefix}{}", key.get_ref());
+        match value.get_ref() {
+            DeValue::Table(table) => walk(table, &format!("{path}."), paths),
+            DeValue::Array(items) if items.iter().any(|item| item.get_ref().is_table()) => {
+                for table in items.iter().filter_map(|item| item.get_ref().as_table()) {
+                    walk(table, &format!("{path}[]."), paths);
+                }
+            }
+            _ => {
+                paths.insert(path);
+            }
+        }
+    }
+}
+
+fn compare_defaults<T: Schema>(text: &str) {
+    let text = uncommented(text);
+    let gathered = gather::<T>(&text, "full", &Overrides::none()).1;
+    let unset = gather::<T>("", "empty", &Overrides::none()).1;
+    for key in unset.keys.iter().filter(|key| key.default.is_some()) {
+        let setting = gathered
+            .settings
+            .iter()
+            .find(|setting| setting.key == key.path);
+        let setting = setting.unwrap_or_else(|| panic!("{} is not in the file", key.path));
+        assert_eq!(setting.value, key.default, "{}", key.path);
+    }
+}
