@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use taskmint_id::{Bundle, P256PublicKey, X509Authority};
 use taskmint_mint::{KeyKind, LogKeyRequest, Prepared};
-use taskmint_model::{AuthorityId, Entry, Timestamp};
+use taskmint_model::{AuthorityId, Timestamp};
 use taskmint_store::{AuthorityRecord, AuthorityState, Change, Commit, KeyUse};
 
 use crate::refused::{RefusalKind, Refused};
@@ -136,6 +136,14 @@ impl Issuer {
         Ok(self.active(KeyUse::Log).await?.certificate)
     }
 
+    /// The certificate of the CA that signs now: the anchor of whatever is minted.
+    ///
+    /// # Errors
+    /// When the store can't read, or there is no such key.
+    pub async fn ca_certificate(&self) -> Result<Vec<u8>, Refused> {
+        Ok(self.active(KeyUse::Ca).await?.certificate)
+    }
+
     async fn certify_log_key(&self, by: &Principal, ca: AuthorityId) -> Result<(), Refused> {
         let Ok(mut log) = self.active(KeyUse::Log).await else { return Ok(()) };
         let request = LogKeyRequest { key: log.id, by: ca };
@@ -212,9 +220,9 @@ impl Issuer {
         let longest = match record.usage {
             KeyUse::Ca => {
                 let node = self.settings.node_ttl + self.settings.node_grace;
-                node.max(self.settings.server_ttl).max(Entry::MAX_X509_TTL)
+                node.max(self.settings.server_ttl).max(self.settings.x509_ttl_cap)
             }
-            KeyUse::Jwt => Entry::MAX_JWT_TTL,
+            KeyUse::Jwt => self.settings.jwt_ttl_cap,
             KeyUse::Log => self.settings.max_age,
             KeyUse::Grant => self.settings.defaults.max_limit,
         };

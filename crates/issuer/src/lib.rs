@@ -51,6 +51,8 @@ pub struct Issuer {
     leases: leases::Leases,
     bundle: watch::Sender<Arc<Bundle>>,
     changed: broadcast::Sender<Arc<Task>>,
+    /// The node whose bars changed last.
+    bars: watch::Sender<Option<SpiffeId>>,
     signed: log::Signer,
 }
 
@@ -117,6 +119,15 @@ impl Issuer {
     /// Every task, whole, whenever it changes. A receiver that lags must read again.
     pub fn task_changes(&self) -> broadcast::Receiver<Arc<Task>> {
         self.changed.subscribe()
+    }
+
+    /// Tells which node's bars were lifted last.
+    pub fn lifted_bars(&self) -> watch::Receiver<Option<SpiffeId>> {
+        self.bars.subscribe()
+    }
+
+    fn bars_changed(&self, node: &SpiffeId) {
+        self.bars.send_replace(Some(node.clone()));
     }
 
     /// How many tasks are live.

@@ -256,7 +256,7 @@ impl Issuer {
     /// Signs a head for every change and every heartbeat, until dropped.
     pub async fn sign_heads(&self) {
         let mut position = self.store.position();
-        let heartbeat = self.settings.max_age / 3;
+        let heartbeat = self.settings.heartbeat;
         loop {
             if let Err(error) = self.sign_head(None).await {
                 tracing::error!(%error, "no head could be signed; verifiers close if this lasts");

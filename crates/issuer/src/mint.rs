@@ -128,7 +128,7 @@ impl Issuer {
         let now = self.clock.now();
         let entry = self.entry_of(&task);
         let ttl = entry.and_then(|entry| entry.ttls.jwt).unwrap_or(self.settings.jwt_ttl);
-        let lifetime = self.lifetime(&task, ttl, Entry::MAX_JWT_TTL, now)?;
+        let lifetime = self.lifetime(&task, ttl, self.settings.jwt_ttl_cap, now)?;
         let jti: [u8; 16] = self.entropy.array();
         let mut serial = [0; 20];
         let (head, _) = serial.split_at_mut(jti.len());
@@ -172,7 +172,7 @@ impl Issuer {
             TaskKind::Server => (self.settings.server_ttl, self.settings.server_ttl),
             TaskKind::Explicit | TaskKind::Implicit => {
                 let own = entry.and_then(|entry| entry.ttls.x509);
-                (own.unwrap_or(self.settings.x509_ttl), Entry::MAX_X509_TTL)
+                (own.unwrap_or(self.settings.x509_ttl), self.settings.x509_ttl_cap)
             }
         };
         let lifetime = self.lifetime(task, ttl, cap, now)?;

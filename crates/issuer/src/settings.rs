@@ -18,6 +18,10 @@ pub struct Settings {
     pub x509_ttl: Duration,
     /// Lifetime of a JWT-SVID, unless its entry says otherwise.
     pub jwt_ttl: Duration,
+    /// The longest X.509-SVID of a workload, whatever its entry says.
+    pub x509_ttl_cap: Duration,
+    /// The longest JWT-SVID, whatever its entry says.
+    pub jwt_ttl_cap: Duration,
     /// Lifetime of a node's SVID (P11).
     pub node_ttl: Duration,
     /// How long past its expiry a node's SVID may still be renewed (P11).
@@ -32,6 +36,8 @@ pub struct Settings {
     pub lease: Duration,
     /// How old a head may become before verifiers close (P17).
     pub max_age: Duration,
+    /// How often a head is signed when nothing happens.
+    pub heartbeat: Duration,
     /// Leeway that verifiers grant on expiry; the floor waits for it (P16).
     pub leeway: Duration,
     /// Address under which status lists are served (P21).
@@ -48,6 +54,8 @@ impl Settings {
             defaults: Defaults::default(),
             x509_ttl: Duration::from_secs(600),
             jwt_ttl: Duration::from_secs(120),
+            x509_ttl_cap: Duration::from_secs(HOUR),
+            jwt_ttl_cap: Duration::from_secs(HOUR),
             node_ttl: Duration::from_secs(24 * HOUR),
             node_grace: Duration::from_secs(7 * 24 * HOUR),
             server_ttl: Duration::from_secs(24 * HOUR),
@@ -55,6 +63,7 @@ impl Settings {
             backdate: Duration::from_secs(30),
             lease: Duration::from_secs(60),
             max_age: Duration::from_secs(30),
+            heartbeat: Duration::from_secs(10),
             leeway: Duration::from_secs(60),
             public_url: None,
         }

@@ -41,6 +41,7 @@ impl Issuer {
             leases: Default::default(),
             bundle,
             changed: broadcast::Sender::new(16_384),
+            bars: watch::Sender::new(None),
             signed: Signer::new(sequence),
         });
         issuer.load_keys().await?;

@@ -134,6 +134,29 @@ impl Issuer {
         }
     }
 
+    /// Lifts a bar: the process may have implicit tasks again (P3).
+    ///
+    /// # Errors
+    /// `NO_SUCH_BAR`.
+    pub async fn lift_bar(
+        &self,
+        by: &Principal,
+        entry: taskmint_model::EntryId,
+        node: taskmint_id::SpiffeId,
+        process: taskmint_model::Process,
+    ) -> Result<(), Refused> {
+        let bars = self.store.bars(&node).await?;
+        if !bars.iter().any(|bar| bar.entry == entry && bar.process == process) {
+            return Err(Refused::new(RefusalKind::NotFound, "NO_SUCH_BAR", "no such bar"));
+        }
+        let audit = self.audit(by, "bar.lift", process.to_string(), None, self.clock.now());
+        let lift = Change::LiftBar { entry, node: node.clone(), process };
+        let changes = vec![lift, Change::Audit(audit)];
+        self.store.commit(Commit { expect: Vec::new(), changes }).await?;
+        self.bars_changed(&node);
+        Ok(())
+    }
+
     /// Ends every live task that matches; returns how many.
     pub(crate) async fn end_all(
         &self,
