@@ -22,7 +22,7 @@ pub struct Policy {
     /// The most that a head may promise to stay fresh (P17): whoever could promise a year would
     /// keep verifiers from ever closing.
     pub max_head_age: Duration,
-    /// `public_url` of the trust domain (P21). Status lists are named below it or not at all, so
+    /// `public_url` of the trust domain (P21), without a slash at its end. Status lists are named below it or not at all, so
     /// that nobody sends validators to a list of his own.
     pub public_url: Option<String>,
 }

@@ -118,7 +118,7 @@ pub struct HeadRequest {
     pub epoch: u32,
     /// Everything after the newest head; may be empty for a heartbeat or a nonce.
     pub records: Vec<Record>,
-    /// Buckets below are refused.
+    /// Buckets below are refused: what the newest floor record says, this head's records included.
     pub floor: u32,
     /// Time of the head; never goes back within an epoch.
     pub at: Timestamp,

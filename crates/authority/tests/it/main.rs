@@ -3,13 +3,16 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::indexing_slicing,
     reason = "helpers fail the test they serve"
 )]
 
 mod attacks;
 mod certificates;
+mod fixed;
 mod lint;
 mod log;
 mod rotation;
 mod support;
 mod tokens;
+mod vectors;

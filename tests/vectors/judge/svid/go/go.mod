@@ -1,0 +1,3 @@
+module taskmint.dev/tests/vectors/judge/svid
+
+go 1.21
