@@ -40,7 +40,7 @@ pub fn router(
 ///
 /// # Errors
 ///
-/// As [`axum::serve`] does.
+/// As [`axum::serve()`] does.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown) -> io::Result<()> {
     axum::serve(listener, router)
         .with_graceful_shutdown(shutdown.forced())

@@ -8,23 +8,20 @@ use tracing::{info, warn};
 
 use crate::{Readiness, Shutdown};
 
-/// Tells of readiness, of the stop, and that the runtime still turns. Never returns.
-pub(crate) async fn report(readiness: Readiness, shutdown: Shutdown) {
-    tokio::join!(
-        announce(readiness, shutdown),
-        ping(sd_notify::watchdog_enabled())
-    );
+/// Tells of readiness, and that the runtime still turns. Never returns.
+pub(crate) async fn report(readiness: Readiness) {
+    tokio::join!(announce(readiness), ping(sd_notify::watchdog_enabled()));
 }
 
-async fn announce(readiness: Readiness, shutdown: Shutdown) {
-    tokio::select! {
-        () = readiness.ready() => {
-            info!("ready");
-            tell(&[NotifyState::Ready, NotifyState::Status("ready")]);
-            shutdown.requested().await;
-        }
-        () = shutdown.requested() => {}
-    }
+async fn announce(readiness: Readiness) {
+    readiness.ready().await;
+    info!("ready");
+    tell(&[NotifyState::Ready, NotifyState::Status("ready")]);
+}
+
+/// Tells of the stop once it is asked for, or has come by itself.
+pub(crate) async fn stopping(shutdown: Shutdown) {
+    shutdown.requested().await;
     tell(&[
         NotifyState::Stopping,
         NotifyState::Status("finishing the work in hand"),

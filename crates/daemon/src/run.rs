@@ -77,14 +77,16 @@ where
         // The source of signals may end (a test's channel); the process goes on.
         std::future::pending::<Result<(), Failure>>().await
     });
-    let (readiness, shutdown) = (tasks.readiness().clone(), tasks.shutdown().clone());
+    let readiness = tasks.readiness().clone();
     tasks.spawn_support("notify", async move {
-        notify::report(readiness, shutdown).await;
+        notify::report(readiness).await;
         Ok::<(), Failure>(())
     });
     let handle = tasks.clone();
     tasks.spawn_once(MAIN, async move { body(handle).await });
-    let outcome = tasks.join().await;
+    // Not a task: a stop that takes no time would end before it is told.
+    let stopping = notify::stopping(tasks.shutdown().clone());
+    let (outcome, ()) = tokio::join!(tasks.join(), stopping);
     if outcome.is_ok() {
         info!("stopped");
     }
