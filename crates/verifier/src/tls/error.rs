@@ -66,6 +66,9 @@ pub fn refusal_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a PeerRefuse
         {
             return inner.downcast_ref();
         }
+        if let Some(refused) = error.downcast_ref() {
+            return Some(refused);
+        }
         // An I/O error's source is what its inner error stems from, not the inner error itself.
         let inner = error
             .downcast_ref::<std::io::Error>()
