@@ -1,9 +1,8 @@
 //! The copy of the statuses that many threads read without locks while one task writes it.
 //!
 //! Chunks are arrays of atomic words, changed in place; the table that finds them is immutable and
-//! replaced whole when a chunk or bucket comes or goes. A reader loads the freshness before the
-//! statuses and the writer stores the statuses before the freshness: whoever sees a fresh head sees
-//! everything that it covers.
+//! replaced whole when a chunk or bucket comes or goes. Table and freshness are published together,
+//! after the words: whoever sees a fresh head sees everything that it covers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,8 +21,13 @@ const STATUSES_PER_WORD: u16 = 32;
 /// Statuses and their freshness, for any number of readers and one writer.
 #[derive(Debug)]
 pub struct StatusView {
-    table: ArcSwap<Table>,
-    freshness: ArcSwap<Freshness>,
+    published: ArcSwap<Published>,
+}
+
+#[derive(Debug)]
+struct Published {
+    table: Arc<Table>,
+    freshness: Freshness,
 }
 
 impl Default for StatusView {
@@ -36,24 +40,33 @@ impl StatusView {
     /// A view that refuses everything, as nothing was published yet.
     #[must_use]
     pub fn new() -> Self {
+        let freshness = Freshness::closed(Refusal::NotSynced);
+        let nothing = Published {
+            table: Arc::default(),
+            freshness,
+        };
         Self {
-            table: ArcSwap::from_pointee(Table::default()),
-            freshness: ArcSwap::from_pointee(Freshness::closed(Refusal::NotSynced)),
+            published: ArcSwap::from_pointee(nothing),
         }
     }
 
     /// The answer for a place: the same as [`Watcher::status`](crate::watcher::Watcher::status)
     /// gave when this was published.
     pub fn status(&self, place: Place, now: Now) -> Verdict {
-        let freshness = self.freshness.load();
-        decide(self.table.load().lookup(place), place, &freshness, now)
+        let published = self.published.load();
+        decide(
+            published.table.lookup(place),
+            place,
+            &published.freshness,
+            now,
+        )
     }
 
     /// The bare status at a bucket and index, whatever log, floor and freshness say: for lists and
     /// displays, not for accepting a credential.
     #[must_use]
     pub fn get(&self, bucket: u32, index: u64) -> Status {
-        self.table.load().get(bucket, index)
+        self.published.load().table.get(bucket, index)
     }
 
     /// Whether statuses may be believed at this instant.
@@ -61,44 +74,19 @@ impl StatusView {
     /// # Errors
     /// Why they may not.
     pub fn check(&self, now: Now) -> Result<(), Refusal> {
-        self.freshness.load().check(now)
+        self.published.load().freshness.check(now)
     }
 
-    /// Takes over what a watcher applied, then its freshness. One task calls this.
+    /// Takes over what a watcher applied, and its freshness. One task calls this.
     pub fn publish(&self, applied: &[Applied], freshness: Freshness) {
+        let mut table = Arc::clone(&self.published.load().table);
         for change in applied {
-            self.apply(change);
-        }
-        self.freshness.store(Arc::new(freshness));
-    }
-
-    fn apply(&self, change: &Applied) {
-        match change {
-            Applied::Reset(snapshot) => self.table.store(Arc::new(Table::of(snapshot))),
-            Applied::Floor { bucket } => {
-                let table = self.table.load();
-                self.table.store(Arc::new(table.above(*bucket)));
+            if let Some(other) = table.after(change) {
+                table = Arc::new(other);
             }
-            Applied::Status { place, status, .. } => self.set(*place, *status),
         }
-    }
-
-    fn set(&self, place: Place, status: Status) {
-        let Ok((chunk, position)) = chunk_of(place.index()) else {
-            return;
-        };
-        let table = self.table.load();
-        if table.log != Some(place.log()) {
-            return;
-        }
-        if let Some(words) = table.words(place.bucket(), chunk) {
-            words.set(position, status);
-        } else if status != Status::Valid {
-            let words = Words::default();
-            words.set(position, status);
-            self.table
-                .store(Arc::new(table.with(place.bucket(), chunk, Arc::new(words))));
-        }
+        self.published
+            .store(Arc::new(Published { table, freshness }));
     }
 }
 
@@ -146,15 +134,35 @@ impl Table {
     }
 
     fn words(&self, bucket: u32, chunk: u32) -> Option<&Words> {
-        let at = self
-            .buckets
-            .binary_search_by_key(&bucket, |(bucket, _)| *bucket)
-            .ok()?;
-        let (_, chunks) = self.buckets.get(at)?;
-        let at = chunks
-            .binary_search_by_key(&chunk, |(chunk, _)| *chunk)
-            .ok()?;
-        chunks.get(at).map(|(_, words)| &**words)
+        let first = self.buckets.first()?.0;
+        let chunks = find(&self.buckets, bucket, bucket.checked_sub(first)?)?;
+        find(chunks, chunk, chunk).map(|words| &**words)
+    }
+
+    /// The table that a change makes necessary; `None` when it was made in place.
+    fn after(&self, change: &Applied) -> Option<Self> {
+        match change {
+            Applied::Reset(snapshot) => Some(Self::of(snapshot)),
+            Applied::Floor { bucket } => Some(self.above(*bucket)),
+            Applied::Status { place, status, .. } => self.set(*place, *status),
+        }
+    }
+
+    fn set(&self, place: Place, status: Status) -> Option<Self> {
+        let (chunk, position) = chunk_of(place.index()).ok()?;
+        if self.log != Some(place.log()) {
+            return None;
+        }
+        if let Some(words) = self.words(place.bucket(), chunk) {
+            words.set(position, status);
+            return None;
+        }
+        if status == Status::Valid {
+            return None;
+        }
+        let words = Words::default();
+        words.set(position, status);
+        Some(self.with(place.bucket(), chunk, Arc::new(words)))
     }
 
     /// With one more chunk; the others are shared.
@@ -188,6 +196,17 @@ impl Table {
             log: self.log,
             floor: floor.max(self.floor),
             buckets: live.collect(),
+        }
+    }
+}
+
+/// The value of `key` in a sorted list, which is at `guess` unless the list has holes.
+fn find<T>(list: &[(u32, T)], key: u32, guess: u32) -> Option<&T> {
+    match list.get(guess as usize) {
+        Some((there, value)) if *there == key => Some(value),
+        _ => {
+            let at = list.binary_search_by_key(&key, |(key, _)| *key).ok()?;
+            list.get(at).map(|(_, value)| value)
         }
     }
 }

@@ -199,9 +199,6 @@ impl Timekeeper {
         let Some(anchor) = self.anchor.filter(|anchor| anchor.epoch == head.epoch) else {
             return;
         };
-        if now.boot > anchor.drifts {
-            return;
-        }
         let arrived = i128::from(arrived.0);
         let signed =
             i128::from(anchor.sent.0) + i128::from(head.time.0) - i128::from(anchor.server.0);
