@@ -29,7 +29,10 @@ impl Issuer {
         let records = self.store.authorities().await?;
         let view = |mut record: AuthorityRecord| {
             record.sealed = Vec::new();
-            AuthorityView { needed_until: self.needed_until(&record), record }
+            AuthorityView {
+                needed_until: self.needed_until(&record),
+                record,
+            }
         };
         Ok(records.into_iter().map(view).collect())
     }
@@ -54,7 +57,8 @@ impl Issuer {
         };
         let prepared = self.authority.prepare(kind, id, now).await?;
         let record = record_of(prepared, usage, now);
-        self.put_authority(by, "authority.prepare", record.clone()).await?;
+        self.put_authority(by, "authority.prepare", record.clone())
+            .await?;
         Ok(record)
     }
 
@@ -76,13 +80,15 @@ impl Issuer {
         }
         record.state = AuthorityState::Active;
         record.activated_at = Some(now);
-        self.put_authority(by, "authority.activate", record.clone()).await?;
+        self.put_authority(by, "authority.activate", record.clone())
+            .await?;
         self.authority.activate(id).await?;
         for mut before in records {
             if before.usage == record.usage && before.state == AuthorityState::Active {
                 before.state = AuthorityState::Retired;
                 before.retired_at = Some(now);
-                self.put_authority(by, "authority.retire", before.clone()).await?;
+                self.put_authority(by, "authority.retire", before.clone())
+                    .await?;
                 self.authority.retire(before.id).await?;
             }
         }
@@ -106,7 +112,9 @@ impl Issuer {
         let mut record = find(&self.store.authorities().await?, id)?;
         match record.state {
             AuthorityState::Active => {
-                return Err(bad_state("the active key can't be retired: activate another first"));
+                return Err(bad_state(
+                    "the active key can't be retired: activate another first",
+                ));
             }
             AuthorityState::Prepared => {
                 record.state = AuthorityState::Retired;
@@ -122,8 +130,17 @@ impl Issuer {
             return Err(bad_state(&format!("what it signed lives until {until}")));
         }
         let audit = self.audit(by, "authority.forget", record.key_id.clone(), None, now);
-        let changes = vec![Change::DeleteAuthority(id), Change::BumpBundle, Change::Audit(audit)];
-        self.store.commit(Commit { expect: Vec::new(), changes }).await?;
+        let changes = vec![
+            Change::DeleteAuthority(id),
+            Change::BumpBundle,
+            Change::Audit(audit),
+        ];
+        self.store
+            .commit(Commit {
+                expect: Vec::new(),
+                changes,
+            })
+            .await?;
         self.refresh_bundle().await?;
         Ok(record)
     }
@@ -145,8 +162,13 @@ impl Issuer {
     }
 
     async fn certify_log_key(&self, by: &Principal, ca: AuthorityId) -> Result<(), Refused> {
-        let Ok(mut log) = self.active(KeyUse::Log).await else { return Ok(()) };
-        let request = LogKeyRequest { key: log.id, by: ca };
+        let Ok(mut log) = self.active(KeyUse::Log).await else {
+            return Ok(());
+        };
+        let request = LogKeyRequest {
+            key: log.id,
+            by: ca,
+        };
         log.certificate = self.authority.certify_log_key(request).await?;
         self.put_authority(by, "authority.certify", log).await?;
         self.signed.log_key_changed();
@@ -157,7 +179,11 @@ impl Issuer {
         let records = self.store.authorities().await?;
         let active = |r: &AuthorityRecord| r.usage == usage && r.state == AuthorityState::Active;
         records.into_iter().rfind(active).ok_or_else(|| {
-            Refused::new(RefusalKind::Unavailable, "AUTHORITY_FAILED", "no active key")
+            Refused::new(
+                RefusalKind::Unavailable,
+                "AUTHORITY_FAILED",
+                "no active key",
+            )
         })
     }
 
@@ -170,7 +196,12 @@ impl Issuer {
         let audit = self.audit(by, action, record.key_id.clone(), None, self.clock.now());
         let put = Change::PutAuthority(record);
         let changes = vec![put, Change::BumpBundle, Change::Audit(audit)];
-        self.store.commit(Commit { expect: Vec::new(), changes }).await?;
+        self.store
+            .commit(Commit {
+                expect: Vec::new(),
+                changes,
+            })
+            .await?;
         self.refresh_bundle().await
     }
 
@@ -206,10 +237,13 @@ impl Issuer {
             }
         }
         let active = |usage| {
-            let of = records.iter().rfind(|r| r.usage == usage && r.state == AuthorityState::Active);
+            let of = records
+                .iter()
+                .rfind(|r| r.usage == usage && r.state == AuthorityState::Active);
             of.map(|record| record.id)
         };
-        self.signed.set_active(active(KeyUse::Ca), active(KeyUse::Jwt));
+        self.signed
+            .set_active(active(KeyUse::Ca), active(KeyUse::Jwt));
         self.bundle.send_replace(Arc::new(bundle));
         Ok(())
     }
@@ -220,14 +254,19 @@ impl Issuer {
         let longest = match record.usage {
             KeyUse::Ca => {
                 let node = self.settings.node_ttl + self.settings.node_grace;
-                node.max(self.settings.server_ttl).max(self.settings.x509_ttl_cap)
+                node.max(self.settings.server_ttl)
+                    .max(self.settings.x509_ttl_cap)
             }
             KeyUse::Jwt => self.settings.jwt_ttl_cap,
             KeyUse::Log => self.settings.max_age,
             KeyUse::Grant => self.settings.defaults.max_limit,
         };
         let last = retired + longest + self.settings.leeway;
-        Some(if record.activated_at.is_none() { retired } else { last.min(record.expires_at) })
+        Some(if record.activated_at.is_none() {
+            retired
+        } else {
+            last.min(record.expires_at)
+        })
     }
 
     pub(crate) fn active_ca(&self) -> Result<AuthorityId, Refused> {
@@ -256,7 +295,11 @@ pub(crate) fn record_of(made: Prepared, usage: KeyUse, now: Timestamp) -> Author
 }
 
 fn no_key() -> Refused {
-    Refused::new(RefusalKind::Unavailable, "AUTHORITY_FAILED", "no active key")
+    Refused::new(
+        RefusalKind::Unavailable,
+        "AUTHORITY_FAILED",
+        "no active key",
+    )
 }
 
 fn bad_state(message: &str) -> Refused {
@@ -264,7 +307,15 @@ fn bad_state(message: &str) -> Refused {
 }
 
 fn find(records: &[AuthorityRecord], id: AuthorityId) -> Result<AuthorityRecord, Refused> {
-    records.iter().find(|record| record.id == id).cloned().ok_or_else(|| {
-        Refused::new(RefusalKind::NotFound, "NO_SUCH_AUTHORITY", "no such authority")
-    })
+    records
+        .iter()
+        .find(|record| record.id == id)
+        .cloned()
+        .ok_or_else(|| {
+            Refused::new(
+                RefusalKind::NotFound,
+                "NO_SUCH_AUTHORITY",
+                "no such authority",
+            )
+        })
 }

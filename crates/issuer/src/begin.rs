@@ -68,7 +68,10 @@ pub struct RequestMark {
 impl RequestMark {
     /// Marks a request by its id and its encoded content.
     pub fn new(id: [u8; 16], content: &[u8]) -> Self {
-        Self { id, digest: Sha256::digest(content).into() }
+        Self {
+            id,
+            digest: Sha256::digest(content).into(),
+        }
     }
 }
 
@@ -90,7 +93,10 @@ impl Issuer {
     /// Refuses by the rules of `lifecycle`, by P3 (`BARRED`), by P6 (`REQUEST_ID_REUSED`), and when
     /// no entry matches (`NO_MATCHING_ENTRY`) or several do (`SEVERAL_IDENTITIES`).
     pub async fn begin(&self, who: &Principal, begin: Begin) -> Result<Began, Refused> {
-        let request = begin.request.clone().map(|mark| self.request_record(who, &mark));
+        let request = begin
+            .request
+            .clone()
+            .map(|mark| self.request_record(who, &mark));
         for _ in 0..ATTEMPTS {
             if let Some(request) = &request
                 && let Some(began) = self.replay(who, &begin, request).await?
@@ -126,8 +132,7 @@ impl Issuer {
         let times = lifecycle::times(&ask, Some(&entry), parent.as_ref(), defaults, now)?;
         let place = self.store.place(times.limit.hour()).await?;
         let id = TaskId::new(now, &*self.entropy);
-        let begun =
-            lifecycle::begin(ask, Some(&entry), parent.as_ref(), id, place, defaults, now)?;
+        let begun = lifecycle::begin(ask, Some(&entry), parent.as_ref(), id, place, defaults, now)?;
         let mut task = begun.task;
         task.grant = self.authority.grant(&facts(&task)).await?.0;
 
@@ -140,7 +145,11 @@ impl Issuer {
         }
         if let Some(request) = request {
             commit.expect.push(Expect::NewRequest(request.key.clone()));
-            let request = RequestRecord { task: id, bucket: place.bucket(), ..request.clone() };
+            let request = RequestRecord {
+                task: id,
+                bucket: place.bucket(),
+                ..request.clone()
+            };
             commit.changes.push(Change::PutRequest(request));
         }
         commit.changes.push(Change::PutTask(Box::new(task.clone())));
@@ -159,12 +168,19 @@ impl Issuer {
             Err(Interrupted::Unsigned(refused)) => {
                 // The task is durable but its first credential was never made: end it, so that
                 // nothing is left running that nobody knows of.
-                drop(self.end(&Principal::Issuer, id, crate::Cause::FAILED, "", None).await);
+                drop(
+                    self.end(&Principal::Issuer, id, crate::Cause::FAILED, "", None)
+                        .await,
+                );
                 return Err(refused);
             }
         };
         self.publish(task.clone());
-        Ok(Some(Began { task, svid, replayed: false }))
+        Ok(Some(Began {
+            task,
+            svid,
+            replayed: false,
+        }))
     }
 
     /// Signs beside the sync (P28); nothing leaves unless both are done.
@@ -191,13 +207,21 @@ impl Issuer {
         begin: &Begin,
         request: &RequestRecord,
     ) -> Result<Option<Began>, Refused> {
-        let Some(seen) = self.store.request(&request.key).await? else { return Ok(None) };
+        let Some(seen) = self.store.request(&request.key).await? else {
+            return Ok(None);
+        };
         if seen.digest != request.digest {
             let message = "this request id was used for another request";
-            return Err(Refused::new(RefusalKind::Exists, "REQUEST_ID_REUSED", message)
-                .fix("choose a new request id"));
+            return Err(
+                Refused::new(RefusalKind::Exists, "REQUEST_ID_REUSED", message)
+                    .fix("choose a new request id"),
+            );
         }
-        let task = self.store.task(seen.task).await?.ok_or_else(Refused::no_task)?;
+        let task = self
+            .store
+            .task(seen.task)
+            .await?
+            .ok_or_else(Refused::no_task)?;
         let svid = match &begin.key {
             Some(key) if task.is_live(self.clock.now()) => {
                 let node = match who {
@@ -208,7 +232,11 @@ impl Issuer {
             }
             _ => None,
         };
-        Ok(Some(Began { task, svid, replayed: true }))
+        Ok(Some(Began {
+            task,
+            svid,
+            replayed: true,
+        }))
     }
 
     pub(crate) fn request_record(&self, who: &Principal, mark: &RequestMark) -> RequestRecord {
@@ -216,9 +244,19 @@ impl Issuer {
             Principal::Workload(caller) => (caller.node.to_string(), Some(caller.process)),
             other => (other.to_string(), None),
         };
-        let key = RequestKey { via, process, method: "begin".to_owned(), id: mark.id };
+        let key = RequestKey {
+            via,
+            process,
+            method: "begin".to_owned(),
+            id: mark.id,
+        };
         // Task and bucket are known once the task is.
-        RequestRecord { key, digest: mark.digest, task: TaskId::from_octets([0; 16]), bucket: 0 }
+        RequestRecord {
+            key,
+            digest: mark.digest,
+            task: TaskId::from_octets([0; 16]),
+            bucket: 0,
+        }
     }
 
     /// Which entry allows the task: the one named, else the only one that the caller matches.
@@ -240,12 +278,15 @@ impl Issuer {
         };
         let now = self.clock.now();
         let matching =
-            self.entries.matching(&caller.node, &caller.node_selectors, &caller.selectors, now);
+            self.entries
+                .matching(&caller.node, &caller.node_selectors, &caller.selectors, now);
         if matching.is_empty() {
             return Err(self.no_match(caller));
         }
         if let Some(id) = begin.implicit {
-            let found = matching.into_iter().find(|entry| entry.id == id && entry.implicit);
+            let found = matching
+                .into_iter()
+                .find(|entry| entry.id == id && entry.implicit);
             return found.ok_or_else(|| self.no_match(caller));
         }
         let wanted = begin.spiffe_id.as_ref();
@@ -264,21 +305,36 @@ impl Issuer {
             (Some(_), Some(_)) => {
                 let ids: Vec<_> = matching.iter().map(|e| e.spiffe_id.to_string()).collect();
                 let message = format!("this process matches several entries: {}", ids.join(", "));
-                Err(Refused::new(RefusalKind::Invalid, "SEVERAL_IDENTITIES", message)
-                    .fix("name the SPIFFE ID that the task should carry"))
+                Err(
+                    Refused::new(RefusalKind::Invalid, "SEVERAL_IDENTITIES", message)
+                        .fix("name the SPIFFE ID that the task should carry"),
+                )
             }
         }
     }
 
     /// Explains, to the operator alone, why each entry of the node did not match.
     fn no_match(&self, caller: &Caller) -> Refused {
-        let on_node = self.entries.counting_on(&caller.node, &caller.node_selectors);
+        let on_node = self
+            .entries
+            .counting_on(&caller.node, &caller.node_selectors);
         let mut ranked: Vec<_> = on_node
             .iter()
             .map(|entry| {
-                let missing: Vec<_> =
-                    entry.selectors.difference(&caller.selectors).map(ToString::to_string).collect();
-                (missing.len(), format!("entry {} ({}) lacks {}", entry.id, entry.spiffe_id, missing.join(", ")))
+                let missing: Vec<_> = entry
+                    .selectors
+                    .difference(&caller.selectors)
+                    .map(ToString::to_string)
+                    .collect();
+                (
+                    missing.len(),
+                    format!(
+                        "entry {} ({}) lacks {}",
+                        entry.id,
+                        entry.spiffe_id,
+                        missing.join(", ")
+                    ),
+                )
             })
             .collect();
         ranked.sort();
@@ -297,11 +353,18 @@ impl Issuer {
 
     /// P3: an implicit task that was ended is not begun again by a retry.
     async fn check_implicit(&self, who: &Principal, entry: &Entry) -> Result<(), Refused> {
-        let Principal::Workload(caller) = who else { return Ok(()) };
+        let Principal::Workload(caller) = who else {
+            return Ok(());
+        };
         let bars = self.store.bars(&caller.node).await?;
-        let barred = bars.iter().find(|bar| bar.entry == entry.id && bar.process == caller.process);
+        let barred = bars
+            .iter()
+            .find(|bar| bar.entry == entry.id && bar.process == caller.process);
         let Some(bar) = barred else { return Ok(()) };
-        let message = format!("no identity issued: task {} of this process was ended", bar.task);
+        let message = format!(
+            "no identity issued: task {} of this process was ended",
+            bar.task
+        );
         let mut refused = Refused::new(RefusalKind::Denied, "BARRED", message)
             .fix("start a new process, or ask an operator to lift the bar");
         refused.facts = caller.selectors.clone();
@@ -317,7 +380,11 @@ impl Issuer {
             parent.map_or_else(|| entry.owner.clone(), |parent| parent.owner.clone())
         });
         Ask {
-            kind: if begin.implicit.is_some() { TaskKind::Implicit } else { TaskKind::Explicit },
+            kind: if begin.implicit.is_some() {
+                TaskKind::Implicit
+            } else {
+                TaskKind::Explicit
+            },
             entry: Some(entry.id),
             spiffe_id: entry.spiffe_id.clone(),
             owner,
@@ -326,7 +393,10 @@ impl Issuer {
             ttl: begin.ttl,
             limit: begin.limit,
             limits: begin.limits,
-            holder: Holder { node, process: begin.holder },
+            holder: Holder {
+                node,
+                process: begin.holder,
+            },
             binding: begin.binding.clone(),
             continues: begin.continues,
         }

@@ -61,7 +61,12 @@ impl Issuer {
             reason: denial.reason.clone().into(),
         };
         let changes = vec![Change::PutDenial(Box::new(denial)), Change::Audit(audit)];
-        self.store.commit(Commit { expect: Vec::new(), changes }).await?;
+        self.store
+            .commit(Commit {
+                expect: Vec::new(),
+                changes,
+            })
+            .await?;
         Ok(())
     }
 }

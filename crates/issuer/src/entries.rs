@@ -31,7 +31,10 @@ impl EntrySet {
         for entry in entries {
             inner.put(entry);
         }
-        Self { inner: RwLock::new(inner), revision: watch::Sender::new(1) }
+        Self {
+            inner: RwLock::new(inner),
+            revision: watch::Sender::new(1),
+        }
     }
 
     pub(crate) fn get(&self, id: EntryId) -> Option<Arc<Entry>> {
@@ -45,7 +48,12 @@ impl EntrySet {
     /// Entries that count on a node, oldest first.
     pub(crate) fn counting_on(&self, node: &SpiffeId, selectors: &Selectors) -> Vec<Arc<Entry>> {
         let inner = self.inner.read();
-        inner.by_id.values().filter(|entry| entry.counts_on(node, selectors)).cloned().collect()
+        inner
+            .by_id
+            .values()
+            .filter(|entry| entry.counts_on(node, selectors))
+            .cloned()
+            .collect()
     }
 
     /// Entries that a caller matches, oldest first.
@@ -57,7 +65,9 @@ impl EntrySet {
         now: Timestamp,
     ) -> Vec<Arc<Entry>> {
         let inner = self.inner.read();
-        let candidates = caller.iter().filter_map(|selector| inner.by_selector.get(selector));
+        let candidates = caller
+            .iter()
+            .filter_map(|selector| inner.by_selector.get(selector));
         let mut found: Vec<_> = candidates
             .flatten()
             .filter_map(|id| inner.by_id.get(id))
@@ -87,14 +97,21 @@ impl Inner {
     fn put(&mut self, entry: Entry) {
         self.delete(entry.id);
         if let Some(first) = entry.selectors.first() {
-            self.by_selector.entry(first.clone()).or_default().push(entry.id);
+            self.by_selector
+                .entry(first.clone())
+                .or_default()
+                .push(entry.id);
         }
         self.by_id.insert(entry.id, Arc::new(entry));
     }
 
     fn delete(&mut self, id: EntryId) {
-        let Some(old) = self.by_id.remove(&id) else { return };
-        let Some(first) = old.selectors.first() else { return };
+        let Some(old) = self.by_id.remove(&id) else {
+            return;
+        };
+        let Some(first) = old.selectors.first() else {
+            return;
+        };
         if let Some(ids) = self.by_selector.get_mut(first) {
             ids.retain(|other| *other != id);
             if ids.is_empty() {
@@ -122,14 +139,20 @@ impl Issuer {
                 && other.selectors == entry.selectors
         });
         if let Some(same) = same {
-            let message = format!("entry {} already has this id, parent and selectors", same.id);
+            let message = format!(
+                "entry {} already has this id, parent and selectors",
+                same.id
+            );
             return Err(Refused::new(RefusalKind::Exists, "ENTRY_EXISTS", message)
                 .fix("update that entry instead"));
         }
         let audit = self.audit(by, "entry.create", entry.spiffe_id.to_string(), None, now);
         let commit = Commit {
             expect: vec![Expect::Entry(entry.id, 0)],
-            changes: vec![Change::PutEntry(Box::new(entry.clone())), Change::Audit(audit)],
+            changes: vec![
+                Change::PutEntry(Box::new(entry.clone())),
+                Change::Audit(audit),
+            ],
         };
         self.store.commit(commit).await?;
         self.entries.put(entry.clone());
@@ -152,7 +175,10 @@ impl Issuer {
         let audit = self.audit(by, "entry.update", entry.spiffe_id.to_string(), None, now);
         let commit = Commit {
             expect: vec![Expect::Entry(entry.id, expected)],
-            changes: vec![Change::PutEntry(Box::new(entry.clone())), Change::Audit(audit)],
+            changes: vec![
+                Change::PutEntry(Box::new(entry.clone())),
+                Change::Audit(audit),
+            ],
         };
         match self.store.commit(commit).await {
             Ok(_) => {}
@@ -195,7 +221,7 @@ impl Issuer {
             entry: Some(id),
             ..Default::default()
         };
-        self.end_all(query, Cause::REVOKED, by).await
+        self.end_all(query, Cause::ENTRY_REMOVED, by).await
     }
 
     /// One entry.
@@ -226,7 +252,9 @@ impl Issuer {
             };
             Refused::new(RefusalKind::Invalid, reason, e.to_string())
         };
-        entry.validate(&self.settings.trust_domain, now).map_err(bad)
+        entry
+            .validate(&self.settings.trust_domain, now)
+            .map_err(bad)
     }
 }
 

@@ -23,14 +23,24 @@ struct Lease {
 impl Leases {
     /// Grants a lease without a session: at start, every node gets one.
     pub(crate) fn grant(&self, node: &SpiffeId, until: Timestamp) {
-        let new = Lease { until, lapsed: false, session: 0, connected: false };
+        let new = Lease {
+            until,
+            lapsed: false,
+            session: 0,
+            connected: false,
+        };
         self.0.lock().entry(node.clone()).or_insert(new).until = until;
     }
 
     /// Opens a session: returns its number, and whether the lease had lapsed.
     pub(crate) fn open(&self, node: &SpiffeId, until: Timestamp) -> (u64, bool) {
         let mut leases = self.0.lock();
-        let new = Lease { until, lapsed: false, session: 0, connected: false };
+        let new = Lease {
+            until,
+            lapsed: false,
+            session: 0,
+            connected: false,
+        };
         let lease = leases.entry(node.clone()).or_insert(new);
         let lapsed = std::mem::replace(&mut lease.lapsed, false);
         lease.until = until;
@@ -62,7 +72,9 @@ impl Leases {
     /// Nodes whose lease has just lapsed.
     pub(crate) fn lapse(&self, now: Timestamp) -> Vec<SpiffeId> {
         let mut leases = self.0.lock();
-        let due = leases.iter_mut().filter(|(_, lease)| !lease.lapsed && lease.until <= now);
+        let due = leases
+            .iter_mut()
+            .filter(|(_, lease)| !lease.lapsed && lease.until <= now);
         due.map(|(node, lease)| {
             lease.lapsed = true;
             lease.connected = false;

@@ -24,12 +24,14 @@ use std::sync::Arc;
 
 use taskmint_id::{Bundle, SpiffeId};
 use taskmint_mint::Authority;
-use taskmint_model::{Audit, Clock, Decision, Entropy, Process, Selectors, Task, TaskId, Timestamp};
+use taskmint_model::{
+    Audit, Clock, Decision, Entropy, Process, Selectors, Task, TaskId, Timestamp,
+};
 use taskmint_store::Store;
 use tokio::sync::{broadcast, watch};
 
 pub use authorities::AuthorityView;
-pub use begin::{Begin, Began, RequestMark};
+pub use begin::{Began, Begin, RequestMark};
 pub use log::{LogFrame, LogStart, SignedLog};
 pub use mint::{MintedJwt, MintedX509};
 pub use nodes::{AttestedNode, NodeIdentity, Session};
@@ -165,6 +167,8 @@ impl Issuer {
 
 impl fmt::Debug for Issuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Issuer").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Issuer")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }

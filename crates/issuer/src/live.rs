@@ -24,7 +24,9 @@ impl Live {
         index.forget(task.id);
         if !task.is_ended() {
             index.deadlines.insert((task.times.deadline, task.id));
-            index.tasks.insert(task.id, (task.times.deadline, task.holder.node.clone()));
+            index
+                .tasks
+                .insert(task.id, (task.times.deadline, task.holder.node.clone()));
             if let Some(node) = &task.holder.node {
                 index.nodes.entry(node.clone()).or_default().insert(task.id);
             }
@@ -34,7 +36,13 @@ impl Live {
     /// Tasks whose deadline has passed at `now`, at most `max`.
     pub(crate) fn due(&self, now: Timestamp, max: usize) -> Vec<TaskId> {
         let index = self.0.lock();
-        index.deadlines.iter().take_while(|(at, _)| *at <= now).take(max).map(|(_, id)| *id).collect()
+        index
+            .deadlines
+            .iter()
+            .take_while(|(at, _)| *at <= now)
+            .take(max)
+            .map(|(_, id)| *id)
+            .collect()
     }
 
     /// The earliest deadline.
@@ -44,7 +52,14 @@ impl Live {
 
     /// Live tasks that the node holds.
     pub(crate) fn held_by(&self, node: &SpiffeId) -> Vec<TaskId> {
-        self.0.lock().nodes.get(node).into_iter().flatten().copied().collect()
+        self.0
+            .lock()
+            .nodes
+            .get(node)
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect()
     }
 
     /// How many tasks are live.
@@ -55,7 +70,9 @@ impl Live {
 
 impl Index {
     fn forget(&mut self, id: TaskId) {
-        let Some((deadline, node)) = self.tasks.remove(&id) else { return };
+        let Some((deadline, node)) = self.tasks.remove(&id) else {
+            return;
+        };
         self.deadlines.remove(&(deadline, id));
         if let Some(node) = node
             && let Some(held) = self.nodes.get_mut(&node)

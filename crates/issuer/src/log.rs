@@ -8,22 +8,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex as SyncMutex;
 use taskmint_mint::{CheckpointRequest, HeadRequest, Request};
-use taskmint_model::AuthorityId;
+use taskmint_model::{AuthorityId, Timestamp};
 use taskmint_status::checkpoint::BucketDigest;
 use taskmint_status::{Generation, Record};
+use taskmint_store::LogPosition;
 use tokio::sync::{Mutex, watch};
 
 use crate::Issuer;
 use crate::refused::{RefusalKind, Refused};
 
 /// The most records of one delta.
-const DELTA: usize = 8192;
+const DELTA: usize = 4096;
 
 /// A head with its signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedLog {
     /// The position that it vouches for.
     pub sequence: u64,
+    /// Its time: never earlier than that of a head signed before.
+    pub at: Timestamp,
     /// Canonical bytes.
     pub body: Vec<u8>,
     /// Signature over them.
@@ -64,17 +67,33 @@ pub enum LogStart {
 /// Signs heads one after the other, and remembers what is active.
 #[derive(Debug)]
 pub(crate) struct Signer {
-    /// Sequence number of the newest head; held while signing, so that heads never cross.
-    signed: Mutex<u64>,
+    /// Where the newest head stands; held while signing, so that heads never cross.
+    signed: Mutex<Signed>,
     published: watch::Sender<Option<Arc<SignedLog>>>,
     key_revision: AtomicU64,
     active: SyncMutex<(Option<AuthorityId>, Option<AuthorityId>)>,
 }
 
+/// Where the newest head stands.
+#[derive(Debug, Clone, Copy)]
+struct Signed {
+    sequence: u64,
+    /// What the log's records say up to there.
+    floor: u32,
+    at: Timestamp,
+}
+
 impl Signer {
-    pub(crate) fn new(sequence: u64) -> Self {
+    pub(crate) fn new(position: LogPosition) -> Self {
+        let LogPosition {
+            sequence, floor, ..
+        } = position;
         Self {
-            signed: Mutex::new(sequence),
+            signed: Mutex::new(Signed {
+                sequence,
+                floor,
+                at: Timestamp::default(),
+            }),
             published: watch::Sender::new(None),
             key_revision: AtomicU64::new(1),
             active: SyncMutex::new((None, None)),
@@ -120,36 +139,73 @@ impl Issuer {
 
     async fn sign_up_to_now(
         &self,
-        signed: &mut u64,
+        signed: &mut Signed,
         nonce: Option<[u8; 16]>,
     ) -> Result<SignedLog, Refused> {
-        let identity = self.store.identity();
-        let position = *self.store.position().borrow();
-        loop {
-            let records = self.store.records(*signed, DELTA).await?;
-            let upto = records.last().map_or(*signed, |record| record.sequence);
-            let last = upto >= position.sequence;
-            let request = HeadRequest {
-                log: identity.log,
-                generation: identity.generation,
-                epoch: identity.epoch,
-                records,
-                floor: position.floor,
-                at: self.clock.now(),
-                max_age_ms: u64::try_from(self.settings.max_age.as_millis()).unwrap_or(u64::MAX),
-                nonce: nonce.filter(|_| last),
-            };
-            let answer = self.sign(Request::Head(request)).await?;
-            *signed = upto;
-            if last {
-                return Ok(SignedLog {
-                    sequence: upto,
-                    body: answer.bytes,
-                    signature: answer.signature,
-                    key_revision: self.signed.key_revision.load(Ordering::Relaxed),
-                });
-            }
+        let newest = self.store.position().borrow().sequence;
+        // All but the last head are only stepping stones, and no watcher's nonce belongs on them.
+        self.sign_to(signed, newest.saturating_sub(DELTA as u64))
+            .await?;
+        self.sign_next(signed, newest, nonce).await
+    }
+
+    /// Signs heads until the authority stands exactly at `sequence`, if it is not beyond already.
+    async fn sign_to(&self, signed: &mut Signed, sequence: u64) -> Result<(), Refused> {
+        while signed.sequence < sequence {
+            self.sign_next(signed, sequence, None).await?;
         }
+        Ok(())
+    }
+
+    /// Signs one head over the next records, at most up to `sequence`.
+    async fn sign_next(
+        &self,
+        signed: &mut Signed,
+        sequence: u64,
+        nonce: Option<[u8; 16]>,
+    ) -> Result<SignedLog, Refused> {
+        let ahead = usize::try_from(sequence.saturating_sub(signed.sequence)).unwrap_or(DELTA);
+        let records = match ahead.min(DELTA) {
+            0 => Vec::new(),
+            wanted => self.store.records(signed.sequence, wanted).await?,
+        };
+        let upto = records
+            .last()
+            .map_or(signed.sequence, |record| record.sequence);
+        if ahead > 0 && upto == signed.sequence {
+            return Err(Refused::busy());
+        }
+        let floors = records.iter().filter_map(|record| match record.change {
+            taskmint_status::record::Change::Floor { bucket } => Some(bucket),
+            _ => None,
+        });
+        let floor = floors.last().unwrap_or(signed.floor);
+        // The wall clock may be set back; the time of heads may not go back with it (P15).
+        let at = self.clock.now().max(signed.at);
+        let identity = self.store.identity();
+        let request = HeadRequest {
+            log: identity.log,
+            generation: identity.generation,
+            epoch: identity.epoch,
+            records,
+            floor,
+            at,
+            max_age_ms: u64::try_from(self.settings.max_age.as_millis()).unwrap_or(u64::MAX),
+            nonce,
+        };
+        let answer = self.sign(Request::Head(request)).await?;
+        *signed = Signed {
+            sequence: upto,
+            floor,
+            at,
+        };
+        Ok(SignedLog {
+            sequence: upto,
+            at,
+            body: answer.bytes,
+            signature: answer.signature,
+            key_revision: self.signed.key_revision.load(Ordering::Relaxed),
+        })
     }
 
     /// Where a watcher that has applied `sequence` of this log can go on.
@@ -167,8 +223,14 @@ impl Issuer {
             return Ok(LogStart::After(sequence));
         }
         let next = self.store.records(sequence, 1).await?;
-        let kept = next.first().is_some_and(|record| record.sequence == sequence + 1);
-        Ok(if kept { LogStart::After(sequence) } else { LogStart::Checkpoint })
+        let kept = next
+            .first()
+            .is_some_and(|record| record.sequence == sequence + 1);
+        Ok(if kept {
+            LogStart::After(sequence)
+        } else {
+            LogStart::Checkpoint
+        })
     }
 
     /// Records after `after` up to `upto`, in frames of bounded size; none if they are gone.
@@ -203,11 +265,15 @@ impl Issuer {
         // so sign first and retry until both stand at one position.
         for _ in 0..crate::begin::ATTEMPTS {
             let snapshot = self.store.snapshot().await?;
-            if snapshot.position.sequence < *signed {
+            if snapshot.position.sequence < signed.sequence {
                 continue;
             }
-            self.sign_to(&mut signed, snapshot.position.sequence).await?;
-            let digests = snapshot.maps.iter().filter_map(|(bucket, map)| BucketDigest::of(*bucket, map));
+            self.sign_to(&mut signed, snapshot.position.sequence)
+                .await?;
+            let digests = snapshot
+                .maps
+                .iter()
+                .filter_map(|(bucket, map)| BucketDigest::of(*bucket, map));
             let request = CheckpointRequest {
                 log: identity.log,
                 sequence: snapshot.position.sequence,
@@ -227,32 +293,6 @@ impl Issuer {
         Err(Refused::busy())
     }
 
-    /// Signs heads until the authority stands exactly at `sequence`.
-    async fn sign_to(&self, signed: &mut u64, sequence: u64) -> Result<(), Refused> {
-        let identity = self.store.identity();
-        while *signed < sequence {
-            let wanted = usize::try_from(sequence - *signed).unwrap_or(DELTA).min(DELTA);
-            let records = self.store.records(*signed, wanted).await?;
-            let upto = records.last().map_or(*signed, |record| record.sequence);
-            if upto == *signed {
-                return Err(Refused::busy());
-            }
-            let request = HeadRequest {
-                log: identity.log,
-                generation: identity.generation,
-                epoch: identity.epoch,
-                records,
-                floor: self.store.position().borrow().floor,
-                at: self.clock.now(),
-                max_age_ms: u64::try_from(self.settings.max_age.as_millis()).unwrap_or(u64::MAX),
-                nonce: None,
-            };
-            self.sign(Request::Head(request)).await?;
-            *signed = upto;
-        }
-        Ok(())
-    }
-
     /// Signs a head for every change and every heartbeat, until dropped.
     pub async fn sign_heads(&self) {
         let mut position = self.store.position();
@@ -269,7 +309,11 @@ impl Issuer {
 
     pub(crate) fn generation(&self) -> Result<Generation, Refused> {
         Generation::new(self.store.identity().generation).ok_or_else(|| {
-            Refused::new(RefusalKind::Internal, "STORE_DAMAGED", "the log has no generation")
+            Refused::new(
+                RefusalKind::Internal,
+                "STORE_DAMAGED",
+                "the log has no generation",
+            )
         })
     }
 }

@@ -84,7 +84,8 @@ impl Issuer {
         let entry = self.entry_of(&task);
         let plan = self.plan_x509(&task, entry.as_deref(), key, now)?;
         let record = plan.record(&task);
-        let (recorded, signed) = tokio::join!(self.record(&task, record, now), self.sign_x509(plan));
+        let (recorded, signed) =
+            tokio::join!(self.record(&task, record, now), self.sign_x509(plan));
         recorded?;
         signed
     }
@@ -99,7 +100,9 @@ impl Issuer {
         let mut running = Vec::with_capacity(items.len());
         for (id, key) in items {
             let (issuer, node) = (Arc::clone(self), node.clone());
-            running.push(tokio::spawn(async move { issuer.mint_x509(Some(&node), id, key).await }));
+            running.push(tokio::spawn(async move {
+                issuer.mint_x509(Some(&node), id, key).await
+            }));
         }
         let mut results = Vec::with_capacity(running.len());
         for result in running {
@@ -120,14 +123,21 @@ impl Issuer {
         audiences: Vec<String>,
     ) -> Result<MintedJwt, Refused> {
         let task = self.mintable(node, id).await?;
-        if let Some(audience) = audiences.iter().find(|a| !task.authority.allows_audience(a)) {
+        if let Some(audience) = audiences
+            .iter()
+            .find(|a| !task.authority.allows_audience(a))
+        {
             let message = format!("the task may not ask for audience `{audience}`");
-            return Err(Refused::new(RefusalKind::Denied, "BEYOND_AUTHORITY", message)
-                .fix("begin a task whose authority has the audience"));
+            return Err(
+                Refused::new(RefusalKind::Denied, "BEYOND_AUTHORITY", message)
+                    .fix("begin a task whose authority has the audience"),
+            );
         }
         let now = self.clock.now();
         let entry = self.entry_of(&task);
-        let ttl = entry.and_then(|entry| entry.ttls.jwt).unwrap_or(self.settings.jwt_ttl);
+        let ttl = entry
+            .and_then(|entry| entry.ttls.jwt)
+            .unwrap_or(self.settings.jwt_ttl);
         let lifetime = self.lifetime(&task, ttl, self.settings.jwt_ttl_cap, now)?;
         let jti: [u8; 16] = self.entropy.array();
         let mut serial = [0; 20];
@@ -154,9 +164,16 @@ impl Issuer {
         let (recorded, signed) = tokio::join!(self.record(&task, record, now), self.sign(request));
         recorded?;
         let token = String::from_utf8(signed?.bytes).map_err(|_| {
-            Refused::new(RefusalKind::Internal, "AUTHORITY_FAILED", "the token is no text")
+            Refused::new(
+                RefusalKind::Internal,
+                "AUTHORITY_FAILED",
+                "the token is no text",
+            )
         })?;
-        Ok(MintedJwt { token, expires_at: lifetime.not_after })
+        Ok(MintedJwt {
+            token,
+            expires_at: lifetime.not_after,
+        })
     }
 
     /// Decides on an X.509-SVID: lifetime by contract line 1, serial by P13.
@@ -172,7 +189,10 @@ impl Issuer {
             TaskKind::Server => (self.settings.server_ttl, self.settings.server_ttl),
             TaskKind::Explicit | TaskKind::Implicit => {
                 let own = entry.and_then(|entry| entry.ttls.x509);
-                (own.unwrap_or(self.settings.x509_ttl), self.settings.x509_ttl_cap)
+                (
+                    own.unwrap_or(self.settings.x509_ttl),
+                    self.settings.x509_ttl_cap,
+                )
             }
         };
         let lifetime = self.lifetime(task, ttl, cap, now)?;
@@ -186,18 +206,29 @@ impl Issuer {
             facts: facts(task),
             grant: Grant(task.grant.clone()),
             key,
-            dns_names: entry.map(|entry| entry.dns_names.clone()).unwrap_or_default(),
+            dns_names: entry
+                .map(|entry| entry.dns_names.clone())
+                .unwrap_or_default(),
             serial_random,
             not_before: lifetime.not_before,
             not_after: lifetime.not_after,
         };
-        Ok(X509Plan { request, serial: serial.encode(), authority: self.active_ca()?, at: now })
+        Ok(X509Plan {
+            request,
+            serial: serial.encode(),
+            authority: self.active_ca()?,
+            at: now,
+        })
     }
 
     pub(crate) async fn sign_x509(&self, plan: X509Plan) -> Result<MintedX509, Refused> {
         let (serial, expires_at) = (plan.serial(), plan.not_after());
         let signed = self.sign(Request::X509(plan.request)).await?;
-        Ok(MintedX509 { certificate: signed.bytes, serial, expires_at })
+        Ok(MintedX509 {
+            certificate: signed.bytes,
+            serial,
+            expires_at,
+        })
     }
 
     pub(crate) async fn sign(&self, request: Request) -> Result<Signed, Refused> {
@@ -241,7 +272,13 @@ impl Issuer {
         cap: Duration,
         now: Timestamp,
     ) -> Result<lifecycle::Lifetime, Refused> {
-        Ok(lifecycle::lifetime(task, ttl, cap, self.settings.backdate, now)?)
+        Ok(lifecycle::lifetime(
+            task,
+            ttl,
+            cap,
+            self.settings.backdate,
+            now,
+        )?)
     }
 
     fn entry_of(&self, task: &Task) -> Option<Arc<Entry>> {
@@ -252,6 +289,10 @@ impl Issuer {
     fn status_uri(&self, place: Place) -> Option<String> {
         let url = self.settings.public_url.as_ref()?;
         let log = hex::encode(place.log().0);
-        Some(format!("{}/status/{log}/{}", url.trim_end_matches('/'), place.bucket()))
+        Some(format!(
+            "{}/status/{log}/{}",
+            url.trim_end_matches('/'),
+            place.bucket()
+        ))
     }
 }

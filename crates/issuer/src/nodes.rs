@@ -62,8 +62,12 @@ impl Issuer {
         key: PublicKey,
         request: [u8; 16],
     ) -> Result<(Node, MintedX509), Refused> {
-        let id = SpiffeId::node(&self.settings.trust_domain, attested.attestor, &attested.name)
-            .map_err(|e| Refused::new(RefusalKind::Invalid, "BAD_NAME", e.to_string()))?;
+        let id = SpiffeId::node(
+            &self.settings.trust_domain,
+            attested.attestor,
+            &attested.name,
+        )
+        .map_err(|e| Refused::new(RefusalKind::Invalid, "BAD_NAME", e.to_string()))?;
         let key_hash: [u8; 32] = Sha256::digest(&key.spki).into();
         for _ in 0..ATTEMPTS {
             let now = self.clock.now();
@@ -79,7 +83,9 @@ impl Issuer {
                 }
             }
             let who = Principal::Node(id.clone());
-            let made = self.node_svid(&id, key.clone(), Some(request), None, now).await?;
+            let made = self
+                .node_svid(&id, key.clone(), Some(request), None, now)
+                .await?;
             let (task, svid) = (made.task, made.svid);
             let node = Node {
                 id: id.clone(),
@@ -94,10 +100,19 @@ impl Issuer {
                 seen_at: now,
             };
             let mut commit = made.commit;
-            commit.expect.push(Expect::Node(id.clone(), known.as_ref().map_or(0, |n| n.version)));
+            commit.expect.push(Expect::Node(
+                id.clone(),
+                known.as_ref().map_or(0, |n| n.version),
+            ));
             if let Some(hash) = attested.token {
-                commit.expect.push(Expect::Token { hash, key: key_hash });
-                commit.changes.push(Change::ConsumeToken { hash, key: key_hash });
+                commit.expect.push(Expect::Token {
+                    hash,
+                    key: key_hash,
+                });
+                commit.changes.push(Change::ConsumeToken {
+                    hash,
+                    key: key_hash,
+                });
             }
             commit.changes.push(Change::PutNode(Box::new(node.clone())));
             let audit = self.audit(&who, "node.attest", id.to_string(), Some(&task), now);
@@ -116,7 +131,8 @@ impl Issuer {
             }
             self.publish(task);
             if let Some(before) = known {
-                self.supersede(&before.current, before.pending.as_ref()).await;
+                self.supersede(&before.current, before.pending.as_ref())
+                    .await;
             }
             self.leases.grant(&id, now + self.settings.lease);
             return Ok((node, minted(&svid)));
@@ -130,12 +146,20 @@ impl Issuer {
     ///
     /// # Errors
     /// `NODE_UNKNOWN`, `NODE_BANNED`, `NODE_SUSPENDED`, `SVID_EXPIRED`.
-    pub async fn recognise(&self, identity: &NodeIdentity, renewing: bool) -> Result<Node, Refused> {
+    pub async fn recognise(
+        &self,
+        identity: &NodeIdentity,
+        renewing: bool,
+    ) -> Result<Node, Refused> {
         for _ in 0..ATTEMPTS {
             let now = self.clock.now();
             let unknown = || {
-                Refused::new(RefusalKind::Denied, "NODE_UNKNOWN", "this node is not attested")
-                    .fix("attest it anew")
+                Refused::new(
+                    RefusalKind::Denied,
+                    "NODE_UNKNOWN",
+                    "this node is not attested",
+                )
+                .fix("attest it anew")
             };
             let node = self.store.node(&identity.id).await?.ok_or_else(unknown)?;
             let refuse = |reason, message: &str| {
@@ -152,14 +176,22 @@ impl Issuer {
             if node.key_hash != identity.key_hash {
                 return refuse("NODE_UNKNOWN", "the node attested over another key");
             }
-            let grace = if renewing { self.settings.node_grace } else { std::time::Duration::ZERO };
+            let grace = if renewing {
+                self.settings.node_grace
+            } else {
+                std::time::Duration::ZERO
+            };
             if node.current.serial == identity.serial {
                 if now >= node.current.expires_at + grace {
                     return refuse("SVID_EXPIRED", "the node's SVID has expired");
                 }
                 return Ok(node);
             }
-            match node.pending.clone().filter(|pending| pending.serial == identity.serial) {
+            match node
+                .pending
+                .clone()
+                .filter(|pending| pending.serial == identity.serial)
+            {
                 Some(pending) => {
                     let mut promoted = node.clone();
                     let old = std::mem::replace(&mut promoted.current, pending);
@@ -171,7 +203,8 @@ impl Issuer {
                     }
                 }
                 None => {
-                    self.suspend_node(&node, "a superseded serial was used").await?;
+                    self.suspend_node(&node, "a superseded serial was used")
+                        .await?;
                 }
             }
         }
@@ -196,13 +229,17 @@ impl Issuer {
                 return Ok(minted(again));
             }
             let continues = Some(node.current.task);
-            let made = self.node_svid(&node.id, key.clone(), Some(request), continues, now).await?;
+            let made = self
+                .node_svid(&node.id, key.clone(), Some(request), continues, now)
+                .await?;
             let mut renewed = node.clone();
             renewed.version += 1;
             renewed.seen_at = now;
             let replaced = renewed.pending.replace(made.svid.clone());
             let mut commit = made.commit;
-            commit.expect.push(Expect::Node(node.id.clone(), node.version));
+            commit
+                .expect
+                .push(Expect::Node(node.id.clone(), node.version));
             commit.changes.push(Change::PutNode(Box::new(renewed)));
             match self.store.commit(commit).await {
                 Ok(_) => {}
@@ -227,7 +264,12 @@ impl Issuer {
         let until = self.clock.now() + self.settings.lease;
         let (number, lapsed) = self.leases.open(&node.id, until);
         let tasks = self.tasks_on(&node.id).await?;
-        Ok(Session { node, number, lapsed, tasks })
+        Ok(Session {
+            node,
+            number,
+            lapsed,
+            tasks,
+        })
     }
 
     /// Renews a node's lease.
@@ -240,7 +282,10 @@ impl Issuer {
             return Ok(());
         }
         let message = "the node has a newer session, or its lease lapsed";
-        Err(Refused::new(RefusalKind::State, "SESSION_SUPERSEDED", message).fix("open a new session"))
+        Err(
+            Refused::new(RefusalKind::State, "SESSION_SUPERSEDED", message)
+                .fix("open a new session"),
+        )
     }
 
     /// A session ended; the lease runs on.
@@ -271,7 +316,8 @@ impl Issuer {
         let who = Principal::Node(node.clone());
         let mut ended = 0;
         for id in inventory.iter().filter(|id| !adopted.contains(id)) {
-            self.end(&who, *id, Cause::HOLDER_DIED, "the holder was gone", None).await?;
+            self.end(&who, *id, Cause::HOLDER_DIED, "the holder was gone", None)
+                .await?;
             ended += 1;
         }
         Ok(ended)
@@ -282,8 +328,15 @@ impl Issuer {
         for node in self.leases.lapse(self.clock.now()) {
             tracing::warn!(%node, "the node's lease lapsed: its tasks end");
             for id in self.live.held_by(&node) {
-                let ended =
-                    self.end(&Principal::Issuer, id, Cause::NODE_LOST, "lease lapsed", None).await;
+                let ended = self
+                    .end(
+                        &Principal::Issuer,
+                        id,
+                        Cause::NODE_LOST,
+                        "lease lapsed",
+                        None,
+                    )
+                    .await;
                 if let Err(error) = ended {
                     tracing::error!(task = %id, %error, "a lost node's task could not be ended");
                 }
@@ -308,9 +361,16 @@ impl Issuer {
         };
         let node = self.set_node_state(by, id, state, action).await?;
         self.leases.forget(id);
-        let query = TaskQuery { live_only: true, node: Some(id.clone()), ..Default::default() };
+        let query = TaskQuery {
+            live_only: true,
+            node: Some(id.clone()),
+            ..Default::default()
+        };
         let mut ended = self.end_all(query, Cause::EVICTED, by).await?;
-        for svid in [Some(&node.current), node.pending.as_ref()].into_iter().flatten() {
+        for svid in [Some(&node.current), node.pending.as_ref()]
+            .into_iter()
+            .flatten()
+        {
             self.end(by, svid.task, Cause::EVICTED, "", None).await?;
             ended += 1;
         }
@@ -324,9 +384,14 @@ impl Issuer {
     pub async fn unban_node(&self, by: &Principal, id: &SpiffeId) -> Result<Node, Refused> {
         let node = self.store.node(id).await?.ok_or_else(no_node)?;
         if node.state != NodeState::Banned {
-            return Err(Refused::new(RefusalKind::State, "BAD_STATE", "the node is not banned"));
+            return Err(Refused::new(
+                RefusalKind::State,
+                "BAD_STATE",
+                "the node is not banned",
+            ));
         }
-        self.set_node_state(by, id, NodeState::Evicted, "node.unban").await
+        self.set_node_state(by, id, NodeState::Evicted, "node.unban")
+            .await
     }
 
     async fn set_node_state(
@@ -359,8 +424,13 @@ impl Issuer {
 
     async fn suspend_node(&self, node: &Node, why: &str) -> Result<(), Refused> {
         tracing::error!(node = %node.id, why, "node suspended: it must attest anew");
-        self.set_node_state(&Principal::Issuer, &node.id, NodeState::Suspended, "node.suspend")
-            .await?;
+        self.set_node_state(
+            &Principal::Issuer,
+            &node.id,
+            NodeState::Suspended,
+            "node.suspend",
+        )
+        .await?;
         for id in self.live.held_by(&node.id) {
             self.suspend(&Principal::Issuer, id, why).await?;
         }
@@ -401,7 +471,13 @@ impl Issuer {
     /// Ends the tasks of SVIDs that are no longer the node's.
     async fn supersede(&self, one: &NodeSvid, other: Option<&NodeSvid>) {
         for svid in [Some(one), other].into_iter().flatten() {
-            let end = self.end(&Principal::Issuer, svid.task, Cause::SUPERSEDED, "renewed", None);
+            let end = self.end(
+                &Principal::Issuer,
+                svid.task,
+                Cause::SUPERSEDED,
+                "renewed",
+                None,
+            );
             if let Err(error) = end.await {
                 tracing::warn!(task = %svid.task, %error, "a superseded task could not be ended");
             }
@@ -419,9 +495,17 @@ impl Issuer {
         now: Timestamp,
     ) -> Result<OwnSvid, Refused> {
         let server = id.kind() == taskmint_id::Kind::Server;
-        let ttl = if server { self.settings.server_ttl } else { self.settings.node_ttl };
+        let ttl = if server {
+            self.settings.server_ttl
+        } else {
+            self.settings.node_ttl
+        };
         let ask = Ask {
-            kind: if server { TaskKind::Server } else { TaskKind::Node },
+            kind: if server {
+                TaskKind::Server
+            } else {
+                TaskKind::Node
+            },
             entry: None,
             spiffe_id: id.clone(),
             owner: id.to_string(),
@@ -453,7 +537,10 @@ impl Issuer {
         };
         let commit = Commit {
             expect: vec![Expect::NoTask(task.id)],
-            changes: vec![Change::PutTask(Box::new(task.clone())), Change::Issue(record)],
+            changes: vec![
+                Change::PutTask(Box::new(task.clone())),
+                Change::Issue(record),
+            ],
         };
         Ok(OwnSvid { task, svid, commit })
     }
@@ -474,9 +561,11 @@ fn same_request<'n>(
 ) -> Option<&'n NodeSvid> {
     let svids = [node.pending.as_ref(), Some(&node.current)];
     let same = |svid: &&NodeSvid| svid.request.as_ref() == Some(request) && svid.expires_at > now;
-    svids.into_iter().flatten().find(same).filter(|_| {
-        node.key_hash == *key_hash && node.state == NodeState::Active
-    })
+    svids
+        .into_iter()
+        .flatten()
+        .find(same)
+        .filter(|_| node.key_hash == *key_hash && node.state == NodeState::Active)
 }
 
 fn minted(svid: &NodeSvid) -> MintedX509 {

@@ -73,7 +73,11 @@ impl Refused {
     }
 
     pub(crate) fn no_task() -> Self {
-        Self::new(RefusalKind::NotFound, "NO_SUCH_TASK", "no such task, or not one of yours")
+        Self::new(
+            RefusalKind::NotFound,
+            "NO_SUCH_TASK",
+            "no such task, or not one of yours",
+        )
     }
 
     pub(crate) fn busy() -> Self {
@@ -107,7 +111,11 @@ impl From<CommitError> for Refused {
             CommitError::Conflict(_) => Self::busy(),
             CommitError::Malformed(fault) => {
                 tracing::error!(%fault, "the store refused what the rules allowed");
-                Self::new(RefusalKind::Internal, "FAULT", "a fault of ours; it is in the log")
+                Self::new(
+                    RefusalKind::Internal,
+                    "FAULT",
+                    "a fault of ours; it is in the log",
+                )
             }
             CommitError::Store(error) => error.into(),
         }

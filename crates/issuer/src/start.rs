@@ -29,7 +29,7 @@ impl Issuer {
     ) -> Result<Arc<Self>, Refused> {
         let entries = EntrySet::new(store.entries().await?);
         let bundle = watch::Sender::new(Arc::new(Bundle::new(settings.trust_domain.clone())));
-        let sequence = store.position().borrow().sequence;
+        let position = *store.position().borrow();
         let issuer = Arc::new(Self {
             settings,
             store,
@@ -42,7 +42,7 @@ impl Issuer {
             bundle,
             changed: broadcast::Sender::new(16_384),
             bars: watch::Sender::new(None),
-            signed: Signer::new(sequence),
+            signed: Signer::new(position),
         });
         issuer.load_keys().await?;
         issuer.load_tasks().await?;
@@ -98,15 +98,24 @@ impl Issuer {
     }
 
     async fn load_tasks(&self) -> Result<(), Refused> {
-        let mut query = TaskQuery { live_only: true, ..Default::default() };
+        let mut query = TaskQuery {
+            live_only: true,
+            ..Default::default()
+        };
         loop {
             let page = self.store.tasks(&query).await?;
             for task in &page.items {
                 self.live.note(task);
                 if task.kind == TaskKind::Server {
                     // Each start has a server SVID of its own; the one before is nobody's.
-                    self.end(&Principal::Issuer, task.id, Cause::SUPERSEDED, "restart", None)
-                        .await?;
+                    self.end(
+                        &Principal::Issuer,
+                        task.id,
+                        Cause::SUPERSEDED,
+                        "restart",
+                        None,
+                    )
+                    .await?;
                 }
             }
             match page.next {
@@ -114,7 +123,11 @@ impl Issuer {
                 None => break,
             }
         }
-        while self.live.next_deadline().is_some_and(|at| at <= self.clock.now()) {
+        while self
+            .live
+            .next_deadline()
+            .is_some_and(|at| at <= self.clock.now())
+        {
             self.expire().await;
         }
         Ok(())
@@ -146,7 +159,13 @@ impl Issuer {
         let made = self.node_svid(&id, key, None, continues, now).await?;
         let mut commit = made.commit;
         let resource = id.to_string();
-        let audit = self.audit(&Principal::Issuer, "server.svid", resource, Some(&made.task), now);
+        let audit = self.audit(
+            &Principal::Issuer,
+            "server.svid",
+            resource,
+            Some(&made.task),
+            now,
+        );
         commit.changes.push(Change::Audit(audit));
         self.store.commit(commit).await?;
         self.publish(made.task.clone());
@@ -156,7 +175,14 @@ impl Issuer {
             expires_at: made.svid.expires_at,
         };
         if let Some(before) = before {
-            self.end(&Principal::Issuer, before.id, Cause::SUPERSEDED, "renewed", None).await?;
+            self.end(
+                &Principal::Issuer,
+                before.id,
+                Cause::SUPERSEDED,
+                "renewed",
+                None,
+            )
+            .await?;
         }
         Ok((made.task, svid))
     }
@@ -182,8 +208,10 @@ impl Issuer {
         if bucket <= floor {
             return;
         }
-        let commit =
-            Commit { expect: Vec::new(), changes: vec![Change::Floor { bucket, at: now }] };
+        let commit = Commit {
+            expect: Vec::new(),
+            changes: vec![Change::Floor { bucket, at: now }],
+        };
         if let Err(error) = self.store.commit(commit).await {
             tracing::error!(%error, "the floor could not be moved");
         }

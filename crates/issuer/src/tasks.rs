@@ -25,7 +25,11 @@ impl Issuer {
             Principal::Node(node) => task.holder.node.as_ref() == Some(node),
             Principal::Workload(caller) => task.holder.node.as_ref() == Some(&caller.node),
         };
-        if visible { Ok(task) } else { Err(Refused::no_task()) }
+        if visible {
+            Ok(task)
+        } else {
+            Err(Refused::no_task())
+        }
     }
 
     /// Moves a deadline out.
@@ -47,8 +51,12 @@ impl Issuer {
             let mut commit = Commit::default();
             commit.expect.push(Expect::Task(id, task.version));
             // An ancestor that ends or is suspended meanwhile must not be outlived.
-            commit.expect.extend(above.iter().map(|task| Expect::LiveTask(task.id, now)));
-            commit.changes.push(Change::PutTask(Box::new(longer.clone())));
+            commit
+                .expect
+                .extend(above.iter().map(|task| Expect::LiveTask(task.id, now)));
+            commit
+                .changes
+                .push(Change::PutTask(Box::new(longer.clone())));
             let audit = self.audit(who, "task.extend", resource, Some(&task), now);
             commit.changes.push(Change::Audit(audit));
             match self.store.commit(commit).await {
@@ -121,7 +129,10 @@ impl Issuer {
         let ended = self
             .change_tree(who, id, "task.end", |issuer, tree, above, now| {
                 let by = issuer.actor(who, &tree.top)?;
-                let parent = tree.top.parent.and_then(|id| above.iter().find(|t| t.id == id));
+                let parent = tree
+                    .top
+                    .parent
+                    .and_then(|id| above.iter().find(|t| t.id == id));
                 Ok(lifecycle::end(tree, parent, cause, by, now)?)
             })
             .await;
@@ -146,13 +157,29 @@ impl Issuer {
         process: taskmint_model::Process,
     ) -> Result<(), Refused> {
         let bars = self.store.bars(&node).await?;
-        if !bars.iter().any(|bar| bar.entry == entry && bar.process == process) {
-            return Err(Refused::new(RefusalKind::NotFound, "NO_SUCH_BAR", "no such bar"));
+        if !bars
+            .iter()
+            .any(|bar| bar.entry == entry && bar.process == process)
+        {
+            return Err(Refused::new(
+                RefusalKind::NotFound,
+                "NO_SUCH_BAR",
+                "no such bar",
+            ));
         }
         let audit = self.audit(by, "bar.lift", process.to_string(), None, self.clock.now());
-        let lift = Change::LiftBar { entry, node: node.clone(), process };
+        let lift = Change::LiftBar {
+            entry,
+            node: node.clone(),
+            process,
+        };
         let changes = vec![lift, Change::Audit(audit)];
-        self.store.commit(Commit { expect: Vec::new(), changes }).await?;
+        self.store
+            .commit(Commit {
+                expect: Vec::new(),
+                changes,
+            })
+            .await?;
         self.bars_changed(&node);
         Ok(())
     }
@@ -182,7 +209,10 @@ impl Issuer {
     /// Ends tasks whose deadline has passed; returns the next deadline.
     pub async fn expire(&self) -> Option<Timestamp> {
         for id in self.live.due(self.clock.now(), 1024) {
-            if let Err(error) = self.end(&Principal::Issuer, id, Cause::EXPIRED, "", None).await {
+            if let Err(error) = self
+                .end(&Principal::Issuer, id, Cause::EXPIRED, "", None)
+                .await
+            {
                 tracing::error!(task = %id, %error, "a task past its deadline could not be ended");
                 break;
             }
@@ -202,7 +232,10 @@ impl Issuer {
             let now = self.clock.now();
             let top = self.visible_task(who, id).await?;
             let above = self.ancestors(&top).await?;
-            let tree = Tree { below: self.descendants(&top).await?, top: top.clone() };
+            let tree = Tree {
+                below: self.descendants(&top).await?,
+                top: top.clone(),
+            };
             let changes = rule(self, tree, &above, now)?;
             let commit = self.commit_of(who, action, &top, &changes, now);
             match self.store.commit(commit).await {
@@ -245,10 +278,28 @@ impl Issuer {
         }
         if changes.bar {
             let implicit = changes.tasks.iter().map(|(task, _)| task);
-            commit.changes.extend(implicit.filter_map(|task| bar(task, now)).map(Change::PutBar));
+            commit.changes.extend(
+                implicit
+                    .filter_map(|task| bar(task, now))
+                    .map(Change::PutBar),
+            );
+        }
+        if changes.lift {
+            let resumed = changes.tasks.iter().filter_map(|(task, _)| bar(task, now));
+            commit.changes.extend(resumed.map(|bar| Change::LiftBar {
+                entry: bar.entry,
+                node: bar.node,
+                process: bar.process,
+            }));
         }
         let resource = top.spiffe_id.to_string();
-        commit.changes.push(Change::Audit(self.audit(who, action, resource, Some(top), now)));
+        commit.changes.push(Change::Audit(self.audit(
+            who,
+            action,
+            resource,
+            Some(top),
+            now,
+        )));
         commit
     }
 
@@ -272,7 +323,11 @@ impl Issuer {
         let mut next = task.parent;
         while let Some(id) = next {
             let task = self.store.task(id).await?.ok_or_else(|| {
-                Refused::new(RefusalKind::Internal, "STORE_DAMAGED", "a parent is missing")
+                Refused::new(
+                    RefusalKind::Internal,
+                    "STORE_DAMAGED",
+                    "a parent is missing",
+                )
             })?;
             next = task.parent;
             above.push(task);
@@ -296,7 +351,11 @@ impl Issuer {
                 below.push(child);
             }
             if below.len() > MAX_TREE {
-                return Err(Refused::new(RefusalKind::Exhausted, "TREE_TOO_LARGE", "too many"));
+                return Err(Refused::new(
+                    RefusalKind::Exhausted,
+                    "TREE_TOO_LARGE",
+                    "too many",
+                ));
             }
         }
         Ok(below)
@@ -308,5 +367,11 @@ fn bar(task: &Task, now: Timestamp) -> Option<Bar> {
     let implicit = task.kind == TaskKind::Implicit;
     let (entry, node) = (task.entry?, task.holder.node.clone()?);
     let process = task.holder.process?;
-    implicit.then_some(Bar { entry, node, process, task: task.id, at: now })
+    implicit.then_some(Bar {
+        entry,
+        node,
+        process,
+        task: task.id,
+        at: now,
+    })
 }

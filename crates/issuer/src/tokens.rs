@@ -53,8 +53,17 @@ impl Issuer {
         };
         let audit = self.audit(by, "token.create", id.to_string(), None, now);
         let changes = vec![Change::PutToken(token.clone()), Change::Audit(audit)];
-        self.store.commit(Commit { expect: Vec::new(), changes }).await?;
-        Ok(NewToken { secret, node: id, expires_at: token.expires_at })
+        self.store
+            .commit(Commit {
+                expect: Vec::new(),
+                changes,
+            })
+            .await?;
+        Ok(NewToken {
+            secret,
+            node: id,
+            expires_at: token.expires_at,
+        })
     }
 
     /// Deletes a token, named by its hash or the first octets of it.
@@ -64,14 +73,25 @@ impl Issuer {
     pub async fn delete_token(&self, by: &Principal, prefix: &[u8]) -> Result<(), Refused> {
         let now = self.clock.now();
         let tokens = self.store.tokens().await?;
-        let mut found = tokens.iter().filter(|t| prefix.len() >= 8 && t.hash.starts_with(prefix));
+        let mut found = tokens
+            .iter()
+            .filter(|t| prefix.len() >= 8 && t.hash.starts_with(prefix));
         let (Some(token), None) = (found.next(), found.next()) else {
             let message = "no such token";
-            return Err(Refused::new(RefusalKind::NotFound, "NO_SUCH_TOKEN", message));
+            return Err(Refused::new(
+                RefusalKind::NotFound,
+                "NO_SUCH_TOKEN",
+                message,
+            ));
         };
         let audit = self.audit(by, "token.delete", token.node.clone(), None, now);
         let changes = vec![Change::DeleteToken(token.hash), Change::Audit(audit)];
-        self.store.commit(Commit { expect: Vec::new(), changes }).await?;
+        self.store
+            .commit(Commit {
+                expect: Vec::new(),
+                changes,
+            })
+            .await?;
         Ok(())
     }
 }

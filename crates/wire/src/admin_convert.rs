@@ -32,7 +32,10 @@ pub fn selectors_from_wire(field: &'static str, items: &[String]) -> Result<Sele
     if items.len() > 256 {
         return Err(BadField::new(field, "at most 256 selectors are accepted"));
     }
-    items.iter().map(|s| s.parse::<Selector>().map_err(|e| BadField::new(field, e))).collect()
+    items
+        .iter()
+        .map(|s| s.parse::<Selector>().map_err(|e| BadField::new(field, e)))
+        .collect()
 }
 
 /// An entry for people and tools.
@@ -80,9 +83,15 @@ pub fn entry_to_wire(entry: &Entry) -> admin::Entry {
 /// Names the first field that can't be what it says.
 pub fn entry_from_wire(entry: &admin::Entry, id: EntryId) -> Result<Entry, BadField> {
     let parent = if entry.parent_id.is_empty() {
-        NodeMatch::Selectors(selectors_from_wire("parent_selectors", &entry.parent_selectors)?)
+        NodeMatch::Selectors(selectors_from_wire(
+            "parent_selectors",
+            &entry.parent_selectors,
+        )?)
     } else if entry.parent_selectors.is_empty() {
-        let id: SpiffeId = entry.parent_id.parse().map_err(|e| BadField::new("parent_id", e))?;
+        let id: SpiffeId = entry
+            .parent_id
+            .parse()
+            .map_err(|e| BadField::new("parent_id", e))?;
         NodeMatch::Node(id)
     } else {
         let why = "give either a parent id or parent selectors, not both";
@@ -101,9 +110,15 @@ pub fn entry_from_wire(entry: &admin::Entry, id: EntryId) -> Result<Entry, BadFi
         id,
         revision: entry.revision,
         parent,
-        spiffe_id: entry.spiffe_id.parse().map_err(|e| BadField::new("spiffe_id", e))?,
+        spiffe_id: entry
+            .spiffe_id
+            .parse()
+            .map_err(|e| BadField::new("spiffe_id", e))?,
         selectors: selectors_from_wire("selectors", &entry.selectors)?,
-        ttls: EntryTtls { x509: duration(entry.x509_ttl_ms), jwt: duration(entry.jwt_ttl_ms) },
+        ttls: EntryTtls {
+            x509: duration(entry.x509_ttl_ms),
+            jwt: duration(entry.jwt_ttl_ms),
+        },
         key_type,
         dns_names: entry.dns_names.clone(),
         hint: entry.hint.clone(),
@@ -152,7 +167,11 @@ impl From<&Denial> for admin::Denial {
         Self {
             id: denial.id.to_string(),
             at_ms: denial.at.millis(),
-            node_id: denial.node.as_ref().map(ToString::to_string).unwrap_or_default(),
+            node_id: denial
+                .node
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
             who: denial.who.clone(),
             action: denial.action.clone(),
             reason: denial.reason.clone(),

@@ -77,7 +77,9 @@ impl From<Denied> for Status {
             // Bounded: details travel in a header, and peers cap those at 8 KiB.
             let facts: Vec<_> = denied.facts.iter().map(ToString::to_string).collect();
             let mut facts = facts.join(", ");
-            let end = (0..=facts.len().min(2048)).rev().find(|i| facts.is_char_boundary(*i));
+            let end = (0..=facts.len().min(2048))
+                .rev()
+                .find(|i| facts.is_char_boundary(*i));
             facts.truncate(end.unwrap_or(0));
             metadata.insert("facts".to_owned(), facts);
         }

@@ -50,8 +50,8 @@ pub mod taskmint {
     }
 }
 
-pub use taskmint::{admin::v1 as admin, node::v1 as node, revocation::v1 as revocation};
 pub use taskmint::task::v1 as task;
+pub use taskmint::{admin::v1 as admin, node::v1 as node, revocation::v1 as revocation};
 
 /// The SPIFFE Workload API, as generated. Its proto has no package.
 #[allow(clippy::all, missing_docs, unreachable_pub, reason = "generated")]

@@ -22,7 +22,10 @@ pub struct BadField {
 impl BadField {
     /// A bad field and what is wrong with it.
     pub fn new(field: &'static str, why: impl ToString) -> Self {
-        Self { field, why: why.to_string() }
+        Self {
+            field,
+            why: why.to_string(),
+        }
     }
 }
 
@@ -52,7 +55,11 @@ impl From<&Task> for wire::Task {
             }
             State::Ended { at, cause, by } => {
                 let cause = cause.name().to_owned();
-                let ending = wire::Ending { at_ms: at.millis(), cause, by: by.to_string() };
+                let ending = wire::Ending {
+                    at_ms: at.millis(),
+                    cause,
+                    by: by.to_string(),
+                };
                 (None, Some(ending))
             }
         };
@@ -119,7 +126,11 @@ fn optional<T>(field: &'static str, text: &str) -> Result<Option<T>, BadField>
 where
     T: std::str::FromStr<Err: ToString>,
 {
-    if text.is_empty() { Ok(None) } else { id(field, text).map(Some) }
+    if text.is_empty() {
+        Ok(None)
+    } else {
+        id(field, text).map(Some)
+    }
 }
 
 /// Reads a task that a server sent to its agent. The grant does not travel: it stays empty.
@@ -127,14 +138,17 @@ where
 /// # Errors
 /// Names the first field that can't be what it says.
 pub fn task_from_wire(task: &wire::Task) -> Result<Task, BadField> {
-    let place = task.place.as_ref().ok_or_else(|| BadField::new("place", "is missing"))?;
+    let place = task
+        .place
+        .as_ref()
+        .ok_or_else(|| BadField::new("place", "is missing"))?;
     let log: [u8; 8] = place
         .log_id
         .as_slice()
         .try_into()
         .map_err(|_| BadField::new("place.log_id", "must have 8 octets"))?;
-    let place = Place::new(LogId(log), place.bucket, place.index)
-        .map_err(|e| BadField::new("place", e))?;
+    let place =
+        Place::new(LogId(log), place.bucket, place.index).map_err(|e| BadField::new("place", e))?;
     let state = match task.state() {
         wire::State::Unspecified => return Err(BadField::new("state", "is missing")),
         wire::State::Live => State::Live,
@@ -145,13 +159,20 @@ pub fn task_from_wire(task: &wire::Task) -> Result<Task, BadField> {
                 at: Timestamp::from_millis(of.at_ms),
                 reason: of.reason.clone(),
             });
-            State::Suspended { own, inherited: of.inherited }
+            State::Suspended {
+                own,
+                inherited: of.inherited,
+            }
         }
         wire::State::Ended => {
             let of = task.ending.clone().unwrap_or_default();
             let cause = Cause::from_name(&of.cause)
                 .ok_or_else(|| BadField::new("ending.cause", "is unknown"))?;
-            State::Ended { at: Timestamp::from_millis(of.at_ms), cause, by: Actor::Admin(of.by) }
+            State::Ended {
+                at: Timestamp::from_millis(of.at_ms),
+                cause,
+                by: Actor::Admin(of.by),
+            }
         }
     };
     Ok(Task {
@@ -211,7 +232,9 @@ pub fn authority_from_wire(authority: &wire::Authority) -> Result<Authority, Bad
         scopes: authority.scopes.iter().cloned().collect(),
         audiences: authority.audiences.iter().cloned().collect(),
     };
-    authority.validate().map_err(|e| BadField::new("authority", e))?;
+    authority
+        .validate()
+        .map_err(|e| BadField::new("authority", e))?;
     Ok(authority)
 }
 

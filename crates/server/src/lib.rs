@@ -1,0 +1,23 @@
+//! gRPC and HTTP over the issuer.
+//!
+//! Three listeners: nodes and named administrators over mTLS, watchers of the revocation log over
+//! mTLS on an address of their own, administrators of this host on a unix socket. A fourth, HTTP on
+//! loopback, says whether the server lives and is ready.
+
+mod admin;
+mod admin_access;
+mod attestors;
+mod connection;
+mod identity;
+mod keys;
+mod limits;
+mod metrics;
+mod nodes;
+mod refusal;
+mod requests;
+mod server;
+mod sessions;
+mod watch;
+
+pub use keys::KeyError;
+pub use server::{Bound, Running, ServeError, Server};

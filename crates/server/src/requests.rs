@@ -1,0 +1,138 @@
+//! Requests of the wire as the issuer understands them.
+
+use std::time::Duration;
+
+use prost::Message;
+use taskmint_id::SpiffeId;
+use taskmint_issuer::{Begin, Caller, Cause, Principal, RequestMark};
+use taskmint_mint::{KeyAlgorithm, PublicKey};
+use taskmint_model::{Limits, Node, TaskId};
+use taskmint_wire::{BadField, authority_from_wire, binding_from_wire, node, task};
+
+/// SPKI DER of a P-256 key has 91 octets; nothing longer is worth a look.
+const MAX_SPKI: usize = 256;
+
+/// The longest free text: purpose, owner, reason.
+const MAX_TEXT: usize = 1024;
+
+pub(crate) fn duration(millis: u64) -> Option<Duration> {
+    (millis > 0).then(|| Duration::from_millis(millis))
+}
+
+pub(crate) fn task_id(field: &'static str, text: &str) -> Result<TaskId, BadField> {
+    text.parse().map_err(|e| BadField::new(field, e))
+}
+
+pub(crate) fn optional<T>(field: &'static str, text: &str) -> Result<Option<T>, BadField>
+where
+    T: std::str::FromStr<Err: ToString>,
+{
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse()
+        .map(Some)
+        .map_err(|e: T::Err| BadField::new(field, e))
+}
+
+pub(crate) fn text(field: &'static str, text: &str) -> Result<String, BadField> {
+    taskmint_model::bounded(field, text, MAX_TEXT).map_err(|e| BadField::new(field, e))?;
+    Ok(text.to_owned())
+}
+
+pub(crate) fn public_key(spki: &[u8]) -> Result<PublicKey, BadField> {
+    if spki.is_empty() || spki.len() > MAX_SPKI {
+        return Err(BadField::new("spki", "must be the SPKI DER of a P-256 key"));
+    }
+    Ok(PublicKey {
+        algorithm: KeyAlgorithm::EcP256,
+        spki: spki.to_vec(),
+    })
+}
+
+/// Reads a request id: absent, or exactly sixteen octets, not all zero.
+pub(crate) fn request_id(octets: &[u8]) -> Result<Option<[u8; 16]>, BadField> {
+    if octets.is_empty() {
+        return Ok(None);
+    }
+    let id: [u8; 16] = octets
+        .try_into()
+        .map_err(|_| BadField::new("request_id", "must have 16 octets"))?;
+    if id == [0; 16] {
+        return Err(BadField::new("request_id", "must not be all zero"));
+    }
+    Ok(Some(id))
+}
+
+/// The workload that an agent speaks for.
+pub(crate) fn caller(
+    node: &Node,
+    caller: Option<&node::Caller>,
+    acting: Option<TaskId>,
+) -> Result<Principal, BadField> {
+    let caller = caller.ok_or_else(|| BadField::new("caller", "is missing"))?;
+    let process = caller
+        .process
+        .parse()
+        .map_err(|e| BadField::new("caller.process", e))?;
+    Ok(Principal::Workload(Caller {
+        node: node.id.clone(),
+        node_selectors: node.selectors.clone(),
+        process,
+        selectors: taskmint_wire::selectors_from_wire("caller.selectors", &caller.selectors)?,
+        acting,
+    }))
+}
+
+/// What a task's begin asks for. The digest that recognises a retry covers what the caller said,
+/// and not the key, which a retry makes anew.
+pub(crate) fn begin(ask: &task::BeginRequest) -> Result<Begin, BadField> {
+    let mark = request_id(&ask.request_id)?.map(|id| RequestMark::new(id, &ask.encode_to_vec()));
+    let limits = ask.limits.as_ref().map(|limits| {
+        let depth = u8::try_from(limits.max_depth).unwrap_or(u8::MAX);
+        Limits {
+            children: limits.max_children,
+            depth,
+        }
+    });
+    let owner = text("owner", &ask.owner)?;
+    Ok(Begin {
+        request: mark,
+        parent: None,
+        implicit: None,
+        entry: None,
+        spiffe_id: optional::<SpiffeId>("spiffe_id", &ask.spiffe_id)?,
+        purpose: text("purpose", &ask.purpose)?,
+        owner: (!owner.is_empty()).then_some(owner),
+        authority: ask
+            .authority
+            .as_ref()
+            .map(authority_from_wire)
+            .transpose()?,
+        ttl: duration(ask.ttl_ms),
+        limit: duration(ask.limit_ms),
+        limits,
+        binding: binding_from_wire(ask),
+        holder: None,
+        node: None,
+        key: None,
+        continues: None,
+    })
+}
+
+/// Causes that an agent may give.
+pub(crate) fn cause(name: &str) -> Result<Cause, BadField> {
+    match Cause::from_name(name) {
+        Some(
+            cause @ (Cause::COMPLETED
+            | Cause::FAILED
+            | Cause::CANCELLED
+            | Cause::HOLDER_DIED
+            | Cause::SUPERSEDED),
+        ) => Ok(cause),
+        _ => Err(BadField::new(
+            "cause",
+            "must be completed, failed, cancelled or holder_died",
+        )),
+    }
+}

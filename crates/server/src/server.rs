@@ -1,0 +1,397 @@
+//! The server as a value: bound, then served until it is told to stop.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use rustls::ServerConfig as TlsConfig;
+use taskmint_attest::{NodeAttestor, NodeAttestors};
+use taskmint_authority::{Caps, Policy};
+use taskmint_config::{ServerConfig, StoreKind};
+use taskmint_daemon::{Tasks, health};
+use taskmint_id::SpiffeId;
+use taskmint_issuer::{Issuer, Settings};
+use taskmint_model::{Clock, Entropy};
+use taskmint_status::LogId;
+use taskmint_store::{Memory, Store};
+use taskmint_store_rocksdb::RocksStore;
+use taskmint_verifier::tls::{self, Clients};
+use taskmint_wire::admin::admin_server::AdminServer;
+use taskmint_wire::node::nodes_server::NodesServer;
+use taskmint_wire::revocation::revocation_server::RevocationServer;
+use tokio::net::{TcpListener, UnixListener};
+use tonic::transport::Server as Grpc;
+
+use crate::admin::AdminService;
+use crate::attestors;
+use crate::connection::{accept, accept_admins};
+use crate::identity::OwnIdentity;
+use crate::limits::Limits;
+use crate::nodes::NodeService;
+use crate::watch::{Most, RevocationService, Watchers};
+use crate::{keys, metrics};
+
+/// A request of more than this is refused before it is read.
+const MAX_MESSAGE: usize = 4 << 20;
+
+/// A peer that does not answer a ping for this long is gone.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// A server that has its configuration, and nothing else yet.
+pub struct Server {
+    config: ServerConfig,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+}
+
+/// A server whose ports are held, but that serves nothing yet.
+pub struct Bound {
+    config: ServerConfig,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    nodes: TcpListener,
+    watch: TcpListener,
+    http: TcpListener,
+    admin: UnixListener,
+}
+
+/// A server that runs.
+#[derive(Debug, Clone)]
+pub struct Running {
+    /// Its issuer.
+    pub issuer: Arc<Issuer>,
+    /// Where agents connect.
+    pub address: SocketAddr,
+    /// Where watchers connect.
+    pub watch_address: SocketAddr,
+    /// Where `/live`, `/ready` and `/metrics` are.
+    pub http_address: SocketAddr,
+    /// Where this host's administrators connect.
+    pub admin_socket: PathBuf,
+}
+
+/// Why a server can't serve. The chain of causes says it all.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:#}")]
+pub struct ServeError(#[from] anyhow::Error);
+
+impl Server {
+    /// A server over a configuration, a clock and randomness.
+    pub fn new(config: ServerConfig, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
+        Self {
+            config,
+            clock,
+            entropy,
+        }
+    }
+
+    /// Holds all ports and sockets, or none.
+    ///
+    /// # Errors
+    /// Names the address that can't be had.
+    pub async fn bind(self) -> Result<Bound, ServeError> {
+        let Self {
+            config,
+            clock,
+            entropy,
+        } = self;
+        make_folder(&config.data_dir)?;
+        let tcp = async |address: SocketAddr| {
+            TcpListener::bind(address)
+                .await
+                .with_context(|| format!("cannot listen on {address}"))
+        };
+        let (nodes, watch) = (tcp(config.listen).await?, tcp(config.watch_listen).await?);
+        let http = tcp(config.http_listen).await?;
+        let admin = bind_admin(&config.admin.socket).await?;
+        Ok(Bound {
+            config,
+            clock,
+            entropy,
+            nodes,
+            watch,
+            http,
+            admin,
+        })
+    }
+}
+
+impl Bound {
+    /// Starts serving: opens the store, loads the keys, applies deadlines, and only then answers.
+    /// Everything that it starts is a named task of `tasks`, and ends with it.
+    ///
+    /// # Errors
+    /// When the store or the keys can't be opened.
+    pub async fn serve(self, tasks: &Tasks) -> Result<Running, ServeError> {
+        tasks.set_grace(self.config.grace);
+        let ready = tasks.readiness().condition("issuer");
+        let issuer = self.start_issuer().await?;
+        let watchers = Arc::new(Watchers::default());
+        let running = Running {
+            issuer: Arc::clone(&issuer),
+            address: self.nodes.local_addr().context("the node listener")?,
+            watch_address: self.watch.local_addr().context("the watch listener")?,
+            http_address: self.http.local_addr().context("the http listener")?,
+            admin_socket: self.config.admin.socket.clone(),
+        };
+        self.start_upkeep(tasks, &issuer);
+        self.start_listeners(tasks, &running, watchers).await?;
+        tracing::info!(
+            trust_domain = %issuer.settings().trust_domain,
+            nodes = %running.address,
+            watch = %running.watch_address,
+            http = %running.http_address,
+            admin = %running.admin_socket.display(),
+            "serving"
+        );
+        ready.set(true);
+        Ok(running)
+    }
+
+    async fn start_issuer(&self) -> anyhow::Result<Arc<Issuer>> {
+        let settings = settings(&self.config)?;
+        let policy = policy(&settings, &self.config);
+        let (clock, entropy) = (Arc::clone(&self.clock), Arc::clone(&self.entropy));
+        let keys = &self.config.keys;
+        let authority = keys::authority(keys, &self.config.data_dir, policy, clock, entropy)?;
+        let store = self.open_store().await?;
+        let (clock, entropy) = (Arc::clone(&self.clock), Arc::clone(&self.entropy));
+        Issuer::start(settings, store, Arc::new(authority), clock, entropy)
+            .await
+            .context("cannot start the issuer")
+    }
+
+    async fn open_store(&self) -> anyhow::Result<Arc<dyn Store>> {
+        let log = LogId(self.entropy.array());
+        match self.config.store {
+            StoreKind::Memory => Ok(Arc::new(Memory::new(log))),
+            StoreKind::RocksDb => {
+                let (folder, now) = (self.config.data_dir.join("store"), self.clock.now());
+                let shown = folder.display().to_string();
+                let open = move || RocksStore::open(&folder, log, now, Default::default());
+                let store = tokio::task::spawn_blocking(open).await?;
+                Ok(Arc::new(store.with_context(|| {
+                    format!("cannot open the store in {shown}")
+                })?))
+            }
+        }
+    }
+
+    /// What the issuer does by itself: heads, deadlines, leases.
+    fn start_upkeep(&self, tasks: &Tasks, issuer: &Arc<Issuer>) {
+        let (heads, ends) = (Arc::clone(issuer), Arc::clone(issuer));
+        let stop = tasks.shutdown().requested();
+        tasks.spawn("heads", async move {
+            tokio::select! {
+                () = heads.sign_heads() => {}
+                () = stop => {}
+            }
+            Ok::<_, ServeError>(())
+        });
+        let stop = tasks.shutdown().requested();
+        tasks.spawn("ends", async move {
+            tokio::select! {
+                () = ends.end_in_time() => {}
+                () = stop => {}
+            }
+            Ok::<_, ServeError>(())
+        });
+    }
+
+    async fn start_listeners(
+        self,
+        tasks: &Tasks,
+        running: &Running,
+        watchers: Arc<Watchers>,
+    ) -> anyhow::Result<()> {
+        let issuer = &running.issuer;
+        let (own, renewal) = OwnIdentity::start(issuer).await?;
+        let (keep, of) = (own.clone(), Arc::clone(issuer));
+        let stop = tasks.shutdown().requested();
+        tasks.spawn("identity", async move {
+            tokio::select! {
+                () = keep.keep(of, renewal) => {}
+                () = stop => {}
+            }
+            Ok::<_, ServeError>(())
+        });
+
+        let stop = tasks.shutdown().token();
+        let limits = Arc::new(Limits::new(&self.config.rate_limits));
+        let told = |configured: &Option<taskmint_config::Address>, bound: SocketAddr| {
+            configured
+                .as_ref()
+                .map_or_else(|| bound.to_string(), ToString::to_string)
+        };
+        let node_service = NodeService {
+            issuer: Arc::clone(issuer),
+            attestors: self.attestors(issuer)?,
+            limits: Arc::clone(&limits),
+            watch_address: told(&self.config.watch_advertise, running.watch_address),
+            stop: stop.clone(),
+        };
+        let joined = self.config.node_attestors.join_token.as_ref();
+        let admin_service = AdminService {
+            issuer: Arc::clone(issuer),
+            grants: Arc::new(self.config.admin.grants.clone()),
+            watchers: Arc::clone(&watchers),
+            limits,
+            address: told(&self.config.advertise, running.address),
+            token_ttl: joined.map_or(Duration::from_secs(600), |joined| joined.ttl),
+            started_at: self.clock.now(),
+            stop: stop.clone(),
+        };
+        let watch_service = RevocationService {
+            issuer: Arc::clone(issuer),
+            watchers: Arc::clone(&watchers),
+            most: Most {
+                watchers: usize::try_from(self.config.watch.max_watchers).unwrap_or(usize::MAX),
+                per_identity: usize::try_from(self.config.watch.max_per_identity)
+                    .unwrap_or(usize::MAX),
+                behind: self.config.watch.checkpoint_after,
+            },
+            stop,
+        };
+
+        let admin = AdminServer::new(admin_service).max_decoding_message_size(MAX_MESSAGE);
+        let nodes = NodesServer::new(node_service).max_decoding_message_size(MAX_MESSAGE);
+        let watch = RevocationServer::new(watch_service).max_decoding_message_size(64 << 10);
+        let optional = tls(&own, &self.clock, Clients::Optional)?;
+        let required = tls(&own, &self.clock, Clients::Required)?;
+
+        let stop = tasks.shutdown().requested();
+        let router = grpc().add_service(nodes).add_service(admin.clone());
+        tasks.spawn(
+            "nodes",
+            router.serve_with_incoming_shutdown(accept(self.nodes, optional), stop),
+        );
+        let stop = tasks.shutdown().requested();
+        let router = grpc().add_service(watch);
+        tasks.spawn(
+            "watch",
+            router.serve_with_incoming_shutdown(accept(self.watch, required), stop),
+        );
+        let stop = tasks.shutdown().requested();
+        let incoming = accept_admins(self.admin, self.config.admin.allowed_uids.clone());
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(taskmint_wire::DESCRIPTORS)
+            .build_v1()?;
+        let router = grpc().add_service(admin).add_service(reflection);
+        tasks.spawn(
+            "admin",
+            router.serve_with_incoming_shutdown(Box::pin(incoming), stop),
+        );
+
+        let of = Arc::clone(issuer);
+        let router = health::router(tasks.readiness().clone(), move || {
+            metrics::text(&of, &watchers)
+        });
+        let serve = health::serve(self.http, router, tasks.shutdown().clone());
+        tasks.spawn_support("http", serve);
+        Ok(())
+    }
+
+    fn attestors(&self, issuer: &Arc<Issuer>) -> anyhow::Result<NodeAttestors> {
+        let config = &self.config.node_attestors;
+        let mut all: Vec<Arc<dyn NodeAttestor>> = Vec::new();
+        if config.join_token.is_some() {
+            all.push(attestors::join_token(Arc::clone(issuer.store())));
+        }
+        NodeAttestors::new(all).context("node attestors")
+    }
+}
+
+fn grpc() -> Grpc {
+    Grpc::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .max_concurrent_streams(1024)
+        .tcp_nodelay(true)
+}
+
+fn tls(
+    own: &OwnIdentity,
+    clock: &Arc<dyn Clock>,
+    clients: Clients,
+) -> anyhow::Result<Arc<TlsConfig>> {
+    // Who may call what is decided by each service, where a denial can explain itself.
+    let anybody: tls::Authorize = Arc::new(|_| Ok(()));
+    let clock = Arc::clone(clock);
+    let mut config = tls::server_config(&own.identity, &own.trust, clock, clients, anybody, None)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn settings(config: &ServerConfig) -> anyhow::Result<Settings> {
+    let server = SpiffeId::server(&config.trust_domain, &config.server_id)?;
+    let mut settings = Settings::new(config.trust_domain.clone(), server);
+    settings.defaults.max_limit = config.tasks.max_limit;
+    settings.x509_ttl = config.credentials.x509_ttl;
+    settings.jwt_ttl = config.credentials.jwt_ttl;
+    settings.x509_ttl_cap = config.credentials.x509_ttl_cap;
+    settings.jwt_ttl_cap = config.credentials.jwt_ttl_cap;
+    settings.node_ttl = config.credentials.node_ttl;
+    settings.ca_ttl = config.credentials.ca_ttl;
+    settings.backdate = config.credentials.backdate;
+    settings.lease = config.tasks.lease;
+    settings.max_age = config.revocation.max_age;
+    settings.heartbeat = config.revocation.heartbeat;
+    settings.leeway = config.revocation.leeway;
+    settings.public_url = config
+        .public_url
+        .as_ref()
+        .map(|url| url.as_str().to_owned());
+    Ok(settings)
+}
+
+/// What the authority insists on by itself, whatever it is asked (P23).
+fn policy(settings: &Settings, config: &ServerConfig) -> Policy {
+    let room = settings.backdate + Duration::from_secs(2);
+    let mut policy = Policy::new(settings.trust_domain.clone());
+    policy.caps = Caps {
+        workload: config.credentials.x509_ttl_cap + room,
+        node: settings.node_ttl + room,
+        server: settings.server_ttl + room,
+        jwt: config.credentials.jwt_ttl_cap + room,
+        authority: settings.ca_ttl + room,
+    };
+    policy.max_limit = settings
+        .defaults
+        .max_limit
+        .max(settings.node_ttl)
+        .max(settings.server_ttl)
+        + Duration::from_secs(60);
+    policy.max_head_age = settings.max_age;
+    policy.public_url.clone_from(&settings.public_url);
+    policy
+}
+
+fn make_folder(folder: &Path) -> anyhow::Result<()> {
+    let shown = folder.display();
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {shown}"))?;
+    let private = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(folder, private).with_context(|| format!("cannot close {shown}"))
+}
+
+/// Binds the admin socket, in place of one that nobody listens on any more.
+async fn bind_admin(path: &Path) -> anyhow::Result<UnixListener> {
+    let shown = path.display();
+    if path.exists() {
+        if tokio::net::UnixStream::connect(path).await.is_ok() {
+            anyhow::bail!("another server listens on {shown}");
+        }
+        std::fs::remove_file(path).with_context(|| format!("cannot remove {shown}"))?;
+    }
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {shown}"))?;
+    // Who may is decided by uid at accept; the mode only has to let them in.
+    let mode = std::fs::Permissions::from_mode(0o666);
+    std::fs::set_permissions(path, mode).with_context(|| format!("cannot open {shown}"))?;
+    Ok(listener)
+}

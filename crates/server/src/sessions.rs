@@ -1,0 +1,218 @@
+//! A node's session: its lease, and everything it may know, pushed when it changes.
+
+use std::sync::Arc;
+
+use taskmint_id::Bundle;
+use taskmint_issuer::{Issuer, Session};
+use taskmint_model::TaskId;
+use taskmint_wire::{entry_to_agent, node, task_from_wire};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+
+use crate::refusal::status;
+
+type Answer = node::session_response::Message;
+
+/// Everything that a running session needs.
+pub(crate) struct Run {
+    pub(crate) issuer: Arc<Issuer>,
+    pub(crate) session: Session,
+    pub(crate) answers: mpsc::Sender<Result<node::SessionResponse, Status>>,
+    pub(crate) watch_address: String,
+}
+
+impl Run {
+    /// Runs until the agent goes away, falls behind, or opens another session.
+    pub(crate) async fn run(mut self, requests: Streaming<node::SessionRequest>) {
+        let node = self.session.node.id.clone();
+        let number = self.session.number;
+        tracing::info!(%node, session = number, lapsed = self.session.lapsed, "session opened");
+        if let Err(end) = self.serve(requests).await {
+            if let End::Refused(status) = end {
+                drop(self.answers.send(Err(*status)).await);
+            }
+        }
+        self.issuer.close_session(&node, number);
+        tracing::info!(%node, session = number, "session closed");
+    }
+
+    async fn serve(&mut self, mut requests: Streaming<node::SessionRequest>) -> Result<(), End> {
+        // Subscribed before anything is read, so that no change falls in between.
+        let mut tasks = self.issuer.task_changes();
+        let mut entries = self.issuer.entries_revision();
+        let mut bundle = self.issuer.bundle();
+        let mut bars = self.issuer.lifted_bars();
+        let id = self.session.node.id.clone();
+        let mut inventory: Vec<TaskId> = Vec::new();
+
+        self.session.tasks = self.issuer.tasks_on(&id).await?;
+        self.send_inventory(&mut inventory).await?;
+        let first = bundle_message(&bundle.borrow_and_update());
+        self.send(first).await?;
+        entries.mark_unchanged();
+        self.send_entries().await?;
+        self.send_bars().await?;
+
+        loop {
+            tokio::select! {
+                request = requests.message() => match request?.and_then(|r| r.message) {
+                    Some(message) => self.on_request(message, &mut inventory).await?,
+                    None => return Ok(()),
+                },
+                changed = tasks.recv() => match changed {
+                    Ok(task) if task.holder.node.as_ref() == Some(&id) => {
+                        let bars = task.is_ended() || task.state.name() == "suspended";
+                        self.send(Answer::Task(node::TaskEvent { task: Some((&*task).into()) })).await?;
+                        if bars {
+                            self.send_bars().await?;
+                        }
+                    }
+                    Ok(_) => {}
+                    // Too much at once: the whole inventory says the same in fewer words.
+                    Err(RecvError::Lagged(_)) => {
+                        self.session.tasks = self.issuer.tasks_on(&id).await?;
+                        self.send_inventory(&mut inventory).await?;
+                    }
+                    Err(RecvError::Closed) => return Ok(()),
+                },
+                changed = entries.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    entries.mark_unchanged();
+                    self.send_entries().await?;
+                }
+                changed = bars.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    bars.mark_unchanged();
+                    self.send_bars().await?;
+                }
+                changed = bundle.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    let message = bundle_message(&bundle.borrow_and_update());
+                    self.send(message).await?;
+                }
+            }
+        }
+    }
+
+    async fn on_request(
+        &mut self,
+        message: node::session_request::Message,
+        inventory: &mut Vec<TaskId>,
+    ) -> Result<(), End> {
+        let id = &self.session.node.id;
+        match message {
+            node::session_request::Message::Open(open) if open.adopted => {
+                let adopted: Vec<TaskId> = open
+                    .adopted_task_ids
+                    .iter()
+                    .filter_map(|id| id.parse().ok())
+                    .collect();
+                let ended = self.issuer.adopt(id, inventory, &adopted).await?;
+                tracing::info!(node = %id, adopted = adopted.len(), ended, "tasks adopted");
+                inventory.clear();
+            }
+            node::session_request::Message::Open(_) => {}
+            node::session_request::Message::Lease(lease) => {
+                self.issuer.renew_lease(id, self.session.number)?;
+                let lease_ms = self.issuer.settings().lease.as_millis();
+                let lease = node::session_response::Lease {
+                    counter: lease.counter,
+                    lease_ms: u64::try_from(lease_ms).unwrap_or(u64::MAX),
+                };
+                self.send(Answer::Lease(lease)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_inventory(&mut self, inventory: &mut Vec<TaskId>) -> Result<(), End> {
+        let settings = self.issuer.settings();
+        let millis = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        *inventory = self.session.tasks.iter().map(|task| task.id).collect();
+        let message = node::session_response::Inventory {
+            tasks: self.session.tasks.iter().map(Into::into).collect(),
+            lapsed: self.session.lapsed,
+            watch_address: self.watch_address.clone(),
+            settings: Some(node::Settings {
+                lease_ms: millis(settings.lease),
+                x509_ttl_ms: millis(settings.x509_ttl),
+                jwt_ttl_ms: millis(settings.jwt_ttl),
+            }),
+        };
+        debug_assert!(
+            message
+                .tasks
+                .iter()
+                .all(|task| task_from_wire(task).is_ok())
+        );
+        self.send(Answer::Inventory(message)).await
+    }
+
+    async fn send_entries(&self) -> Result<(), End> {
+        let node = &self.session.node;
+        let entries = self.issuer.entries_on(&node.id, &node.selectors);
+        let entries = node::Entries {
+            revision: *self.issuer.entries_revision().borrow(),
+            entries: entries.iter().map(|entry| entry_to_agent(entry)).collect(),
+        };
+        self.send(Answer::Entries(entries)).await
+    }
+
+    async fn send_bars(&self) -> Result<(), End> {
+        let bars = self.issuer.store().bars(&self.session.node.id).await;
+        let bars = bars.map_err(taskmint_issuer::Refused::from)?;
+        let bars = bars.into_iter().map(|bar| node::bars::Bar {
+            entry_id: bar.entry.to_string(),
+            process: bar.process.to_string(),
+            task_id: bar.task.to_string(),
+        });
+        self.send(Answer::Bars(node::Bars {
+            bars: bars.collect(),
+        }))
+        .await
+    }
+
+    async fn send(&self, message: Answer) -> Result<(), End> {
+        let answer = node::SessionResponse {
+            message: Some(message),
+        };
+        self.answers.send(Ok(answer)).await.map_err(|_| End::Gone)
+    }
+}
+
+/// Why a session ends.
+enum End {
+    Gone,
+    Refused(Box<Status>),
+}
+
+impl From<taskmint_issuer::Refused> for End {
+    fn from(refused: taskmint_issuer::Refused) -> Self {
+        Self::Refused(Box::new(status(refused)))
+    }
+}
+
+impl From<Status> for End {
+    fn from(_: Status) -> Self {
+        Self::Gone
+    }
+}
+
+/// A bundle on the wire.
+pub(crate) fn bundle(bundle: &Bundle) -> node::Bundle {
+    node::Bundle {
+        trust_domain: bundle.trust_domain().to_string(),
+        json: bundle.to_json().into_bytes(),
+    }
+}
+
+fn bundle_message(of: &Bundle) -> Answer {
+    Answer::Bundle(bundle(of))
+}
