@@ -300,6 +300,10 @@ impl Bound {
         if config.join_token.is_some() {
             all.push(attestors::join_token(Arc::clone(issuer.store())));
         }
+        if let Some(x509pop) = &config.x509pop {
+            let entropy = Arc::clone(&self.entropy);
+            all.push(attestors::x509pop(&x509pop.ca_files, entropy)?);
+        }
         NodeAttestors::new(all).context("node attestors")
     }
 }
