@@ -22,8 +22,14 @@ mod peer;
 mod status;
 mod trust;
 
+#[cfg(feature = "connections")]
+pub mod connections;
+#[cfg(feature = "tower")]
+pub mod layer;
 #[cfg(feature = "rustls")]
 pub mod tls;
+#[cfg(feature = "watch")]
+pub mod watch;
 
 pub use jwt::{TokenError, VerifiedToken, verify_jwt};
 pub use path::verify_x509;

@@ -60,6 +60,18 @@ impl Freshness {
         Ok(())
     }
 
+    /// How old the newest counted head is at most; `None` while there is none.
+    #[must_use]
+    pub fn age(&self, now: Now) -> Option<Duration> {
+        let State::Open(fresh) = self.0 else {
+            return None;
+        };
+        let millis = (i128::from(now.boot.0) - fresh.signed).max(0);
+        Some(Duration::from_millis(
+            u64::try_from(millis).unwrap_or(u64::MAX),
+        ))
+    }
+
     /// The last bucket in which a limit can lie by now: the largest limit ahead of the server's
     /// clock, which is a better witness than the verifier's own.
     #[must_use]

@@ -1,0 +1,336 @@
+//! Open connections, closed when their task ends and when their certificate expires.
+//!
+//! TLS judges a peer once, in the handshake. What goes on afterwards is judged here: a connection
+//! is registered under its task's place, and an end finds it there at once, however many others
+//! are open. [`Guarded`] makes any stream end with its [`Guard`], so that a server needs no code
+//! of its own for it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use taskmint_id::SpiffeId;
+use taskmint_model::{Clock, Timestamp};
+use taskmint_status::{Place, TaskBinding};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::{PeerSvid, Refused, StatusCheck, judge};
+
+/// How long the wall clock goes unread while a certificate's end is waited for: it may jump.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// All open connections of a service. Clones share them.
+#[derive(Clone)]
+pub struct Connections(Arc<Inner>);
+
+struct Inner {
+    clock: Arc<dyn Clock>,
+    status: Option<Arc<dyn StatusCheck>>,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    registered: u64,
+    by_place: HashMap<Option<Place>, HashMap<u64, Entry>>,
+}
+
+struct Entry {
+    spiffe_id: SpiffeId,
+    binding: Option<TaskBinding>,
+    signal: Arc<Signal>,
+}
+
+#[derive(Default)]
+struct Signal {
+    why: OnceLock<Refused>,
+    token: CancellationToken,
+}
+
+/// One registered connection; dropping it takes it off the register.
+pub struct Guard {
+    inner: Arc<Inner>,
+    number: u64,
+    place: Option<Place>,
+    not_after: Timestamp,
+    signal: Arc<Signal>,
+}
+
+/// A stream that ends when its guard says so: reading and writing then fail with
+/// `ConnectionAborted`, and the reason in words.
+pub struct Guarded<S> {
+    stream: S,
+    guard: Arc<Guard>,
+    cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
+    expiry: Pin<Box<tokio::time::Sleep>>,
+}
+
+impl Connections {
+    /// Nothing registered yet. `status` is asked at each registration, so that a task which ended
+    /// between handshake and registration is not missed.
+    pub fn new(clock: Arc<dyn Clock>, status: Option<Arc<dyn StatusCheck>>) -> Self {
+        Self(Arc::new(Inner {
+            clock,
+            status,
+            open: Mutex::default(),
+        }))
+    }
+
+    /// Registers the connection of a verified peer. A guard that is closed from the start belongs
+    /// to a peer whose task ended in the meantime.
+    pub fn register(&self, peer: &PeerSvid) -> Guard {
+        let signal = Arc::new(Signal::default());
+        let place = peer.place();
+        let entry = Entry {
+            spiffe_id: peer.spiffe_id.clone(),
+            binding: peer.binding,
+            signal: Arc::clone(&signal),
+        };
+        let number = {
+            let mut open = self.0.open.lock();
+            open.registered += 1;
+            let number = open.registered;
+            open.by_place
+                .entry(place)
+                .or_default()
+                .insert(number, entry);
+            number
+        };
+        // After the insertion: an end that comes now finds it, one that came before shows here.
+        if let Some(status) = &self.0.status
+            && let Err(refused) = judge(status.as_ref(), &peer.spiffe_id, peer.binding.as_ref())
+        {
+            signal.close(refused);
+        }
+        let inner = Arc::clone(&self.0);
+        Guard {
+            inner,
+            number,
+            place,
+            not_after: peer.not_after,
+            signal,
+        }
+    }
+
+    /// Closes all connections of the task at `place`; their number does not matter to the others.
+    pub fn close(&self, place: Place, why: &Refused) {
+        let entries = self.0.open.lock().by_place.remove(&Some(place));
+        for entry in entries.into_iter().flatten() {
+            entry.1.signal.close(why.clone());
+        }
+    }
+
+    /// Asks for the status of each connection again, and closes those that are refused.
+    pub fn recheck(&self) {
+        let Some(status) = &self.0.status else { return };
+        for entry in self
+            .0
+            .open
+            .lock()
+            .by_place
+            .values()
+            .flat_map(HashMap::values)
+        {
+            if let Err(refused) = judge(status.as_ref(), &entry.spiffe_id, entry.binding.as_ref()) {
+                entry.signal.close(refused);
+            }
+        }
+    }
+
+    /// Closes those for which `why` has a reason.
+    #[cfg(feature = "watch")]
+    pub(crate) fn close_where(
+        &self,
+        why: impl Fn(&SpiffeId, Option<&TaskBinding>) -> Option<Refused>,
+    ) {
+        for entry in self
+            .0
+            .open
+            .lock()
+            .by_place
+            .values()
+            .flat_map(HashMap::values)
+        {
+            if let Some(refused) = why(&entry.spiffe_id, entry.binding.as_ref()) {
+                entry.signal.close(refused);
+            }
+        }
+    }
+
+    /// How many are open.
+    pub fn len(&self) -> usize {
+        self.0.open.lock().by_place.values().map(HashMap::len).sum()
+    }
+
+    /// Whether none is open.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Connections({} open)", self.len())
+    }
+}
+
+impl Signal {
+    fn close(&self, why: Refused) {
+        // The first reason stays: it is what closed the connection.
+        self.why.get_or_init(|| why);
+        self.token.cancel();
+    }
+}
+
+impl Guard {
+    /// Waits until the connection has to be closed, and says why.
+    pub async fn closed(&self) -> Refused {
+        loop {
+            if let Some(why) = self.check() {
+                return why;
+            }
+            tokio::select! {
+                () = self.signal.token.cancelled() => {}
+                () = tokio::time::sleep(self.next_look()) => {}
+            }
+        }
+    }
+
+    /// Why the connection has to be closed, if it has to be.
+    pub fn check(&self) -> Option<Refused> {
+        if let Some(why) = self.signal.why.get() {
+            return Some(why.clone());
+        }
+        let expired = self.inner.clock.now().secs() > self.not_after.secs();
+        expired.then(|| Refused::new("SVID_EXPIRED", "the peer's certificate has expired"))
+    }
+
+    /// Cancelled when the connection has to be closed before its certificate expires; expiry
+    /// itself does not cancel it.
+    pub fn token(&self) -> &CancellationToken {
+        &self.signal.token
+    }
+
+    /// Ties a stream to this connection.
+    pub fn guard<S>(self, stream: S) -> Guarded<S> {
+        let cancelled = Box::pin(self.signal.token.clone().cancelled_owned());
+        let expiry = Box::pin(tokio::time::sleep(self.next_look()));
+        Guarded {
+            stream,
+            guard: Arc::new(self),
+            cancelled,
+            expiry,
+        }
+    }
+
+    /// The certificate counts to the end of its last second.
+    fn next_look(&self) -> Duration {
+        let end = self.not_after.floor_to_second() + Duration::from_millis(1000);
+        end.since(self.inner.clock.now())
+            .clamp(Duration::from_millis(10), LOOK)
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Guard({:?})", self.signal.why.get())
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let mut open = self.inner.open.lock();
+        if let Some(entries) = open.by_place.get_mut(&self.place) {
+            entries.remove(&self.number);
+            if entries.is_empty() {
+                open.by_place.remove(&self.place);
+            }
+        }
+    }
+}
+
+impl<S> Guarded<S> {
+    /// The stream inside.
+    pub fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
+    /// What decides over it.
+    pub fn guard(&self) -> &Arc<Guard> {
+        &self.guard
+    }
+
+    /// Ready once the connection has to be closed; wakes the task when that changes.
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        loop {
+            if let Some(why) = self.guard.check() {
+                return Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, why));
+            }
+            let cancelled = self.cancelled.as_mut().poll(cx).is_ready();
+            if !cancelled {
+                ready!(self.expiry.as_mut().poll(cx));
+                let next = tokio::time::Instant::now() + self.guard.next_look();
+                self.expiry.as_mut().reset(next);
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Poll::Ready(error) = self.poll_closed(cx) {
+            return Poll::Ready(Err(error));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(error) = self.poll_closed(cx) {
+            return Poll::Ready(Err(error));
+        }
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Poll::Ready(error) = self.poll_closed(cx) {
+            return Poll::Ready(Err(error));
+        }
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// Always goes through: it is how a closed connection says so to its peer.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(error) = self.poll_closed(cx) {
+            return Poll::Ready(Err(error));
+        }
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

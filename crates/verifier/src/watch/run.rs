@@ -1,0 +1,240 @@
+//! The task behind a watch: connects, feeds the watcher, publishes, acknowledges, connects again.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use taskmint_client::{CallError, ConnectError, Endpoint, Revocation, connect};
+use taskmint_id::TrustDomain;
+use taskmint_model::Entropy;
+use taskmint_status::{BootTime, Config, Fault, Frame, Now, Watcher, Wish};
+use taskmint_wire::revocation as wire;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use super::clocks::wall;
+use super::frames::{self, FrameError};
+use super::keys::LogKeys;
+use super::outbox::Outbox;
+use super::state::Shared;
+use crate::Trust;
+
+/// How long the other side may take to answer that it streams.
+const ANSWER: Duration = Duration::from_secs(10);
+
+const TICK: Duration = Duration::from_secs(1);
+
+/// A connection over which nothing that counts came for so long is made anew, in milliseconds.
+const SILENCE: u64 = 15_000;
+
+/// The largest frame: a checkpoint with the packed maps of some hundred million ends.
+const MAX_FRAME: usize = 64 << 20;
+
+/// After a fork no connection helps until the log is a new one.
+const FORKED: Duration = Duration::from_secs(30);
+
+pub(super) struct Run {
+    pub(super) shared: Arc<Shared>,
+    pub(super) endpoint: Endpoint,
+    pub(super) trust: Trust,
+    pub(super) trust_domain: TrustDomain,
+    pub(super) name: String,
+    pub(super) entropy: Arc<dyn Entropy>,
+}
+
+/// Why a connection is over.
+#[derive(Debug, thiserror::Error)]
+enum Over {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("the log's stream was not opened in time")]
+    NoAnswer,
+    #[error("the log's stream ended")]
+    Ended,
+    #[error("nothing that counts came over the log's stream")]
+    Silent,
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+/// A connection's own state.
+struct Connection<'a> {
+    run: &'a Run,
+    watcher: &'a mut Watcher,
+    keys: &'a mut LogKeys,
+    outbox: Outbox,
+    /// Somebody waits for the next acknowledgement.
+    prompt: bool,
+    /// When statuses last counted on this connection, or it was made.
+    counted: BootTime,
+    has_counted: bool,
+}
+
+impl Run {
+    pub(super) async fn run(self, config: Config) {
+        let mut watcher = Watcher::new(config);
+        let mut keys = LogKeys::new(self.trust_domain.clone());
+        let mut backoff = Backoff::new(Arc::clone(&self.entropy));
+        loop {
+            let (over, counted) = self.connection(&mut watcher, &mut keys).await;
+            let trouble = in_words(&over);
+            // The same words again and again help nobody.
+            if self.shared.disconnected(&trouble) {
+                tracing::warn!(endpoint = %self.endpoint, %trouble, "revocation log is cut off");
+            }
+            if counted {
+                backoff.reset();
+            }
+            match over {
+                Over::Fault(fault) if fault.is_final() => sleep(FORKED).await,
+                _ => sleep(backoff.next()).await,
+            }
+        }
+    }
+
+    /// One connection to its end; and whether anything counted on it.
+    async fn connection(&self, watcher: &mut Watcher, keys: &mut LogKeys) -> (Over, bool) {
+        keys.reconnected();
+        let mut connection = Connection {
+            run: self,
+            watcher,
+            keys,
+            outbox: Outbox::default(),
+            prompt: false,
+            counted: self.now().boot,
+            has_counted: false,
+        };
+        match connection.drive().await {
+            Ok(never) => match never {},
+            Err(over) => (over, connection.has_counted),
+        }
+    }
+
+    fn now(&self) -> Now {
+        self.shared.clocks.now()
+    }
+
+    fn nonce(&self) -> [u8; 16] {
+        self.entropy.array()
+    }
+}
+
+impl Connection<'_> {
+    async fn drive(&mut self) -> Result<std::convert::Infallible, Over> {
+        let run = self.run;
+        let channel = connect(&run.endpoint).await?;
+        let mut client = Revocation::new(channel).max_decoding_message_size(MAX_FRAME);
+        let nonce = run.nonce();
+        // Before the nonce leaves: later, and a delay on the way would count in our favour.
+        let now = run.now();
+        self.counted = now.boot;
+        let hello = self.watcher.connected(nonce, now);
+        let requests = self.outbox.requests(&hello, &run.name);
+        let opened = timeout(ANSWER, client.watch(requests)).await;
+        let stream = opened
+            .map_err(|_| Over::NoAnswer)?
+            .map_err(CallError::from)?;
+        let mut stream = stream.into_inner();
+        run.shared.connected();
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                message = stream.message() => match message.map_err(CallError::from)? {
+                    Some(response) => self.on_frame(response)?,
+                    None => return Err(Over::Ended),
+                },
+                _ = ticks.tick() => self.on_tick()?,
+            }
+        }
+    }
+
+    fn on_frame(&mut self, response: wire::WatchResponse) -> Result<(), Over> {
+        self.prompt |= response.prompt;
+        let now = self.run.now();
+        let frame = frames::read(response, self.keys, &self.run.trust, wall(now))?;
+        let is_head = matches!(frame, Frame::Head(_));
+        let step = self.watcher.on_frame(frame, self.keys, now);
+        self.publish(&step.applied, now);
+        if let Some(fault) = step.fault {
+            return Err(fault.into());
+        }
+        if self.prompt {
+            self.acknowledge();
+        }
+        // Records count with the head that covers them; after it nothing is left to wait for.
+        self.prompt &= !is_head;
+        Ok(())
+    }
+
+    fn on_tick(&mut self) -> Result<(), Over> {
+        let now = self.run.now();
+        if self.watcher.tick(now) == Wish::Nonce {
+            let nonce = self.run.nonce();
+            self.watcher.ask(nonce, self.run.now());
+            self.outbox.nonce(nonce);
+        }
+        self.publish(&[], now);
+        self.acknowledge();
+        if now.boot.since(self.counted) > SILENCE {
+            return Err(Over::Silent);
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, applied: &[taskmint_status::Applied], now: Now) {
+        let freshness = self.watcher.freshness();
+        let position = self.watcher.resume_position();
+        self.run.shared.publish(applied, freshness, position);
+        if freshness.check(now).is_ok() {
+            self.counted = now.boot;
+            self.has_counted = true;
+        }
+    }
+
+    fn acknowledge(&mut self) {
+        if let Some(position) = self.watcher.acknowledge() {
+            self.outbox.acknowledge(position);
+        }
+    }
+}
+
+fn in_words(error: &Over) -> String {
+    let mut words = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let text = source.to_string();
+        if !words.contains(&text) {
+            words = format!("{words}: {text}");
+        }
+        next = source.source();
+    }
+    words
+}
+
+/// Waits between attempts: doubling from 0.1 s to 5 s, each anywhere in its upper half, so that
+/// verifiers cut off together don't come back together.
+pub(super) struct Backoff {
+    entropy: Arc<dyn Entropy>,
+    step: u32,
+}
+
+impl Backoff {
+    pub(super) fn new(entropy: Arc<dyn Entropy>) -> Self {
+        Self { entropy, step: 0 }
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.step = 0;
+    }
+
+    pub(super) fn next(&mut self) -> Duration {
+        let full = (100_u64 << self.step.min(6)).min(5000);
+        self.step += 1;
+        let jitter = u64::from(u16::from_be_bytes(self.entropy.array()));
+        Duration::from_millis(full / 2 + full * jitter / (2 * u64::from(u16::MAX)))
+    }
+}
