@@ -7,6 +7,7 @@
 mod config;
 mod h2;
 mod id;
+mod join;
 mod status;
 mod wire;
 
@@ -21,8 +22,10 @@ pub const TARGETS: &[Target] = &[
     ("config_agent", config::config_agent),
     ("config_server", config::config_server),
     ("h2_authority", h2::h2_authority),
+    ("join_string", join::join_string),
     ("jwk", id::jwk),
     ("jwt", id::jwt),
+    ("selector", join::selector),
     ("spiffe_id", id::spiffe_id),
     ("status_checkpoint", status::status_checkpoint),
     ("status_delta", status::status_delta),
@@ -33,6 +36,7 @@ pub const TARGETS: &[Target] = &[
     ("task_claim", status::task_claim),
     ("wire_entry", wire::wire_entry),
     ("wire_task", wire::wire_task),
+    ("x509pop", join::x509pop),
 ];
 
 /// The target of a name.
