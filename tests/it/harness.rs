@@ -1,0 +1,158 @@
+//! A server in process, on ports of its own, in a folder of its own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use taskmint_client::Endpoint;
+use taskmint_config::{Overrides, ServerConfig};
+use taskmint_daemon::{Shutdown, Tasks};
+use taskmint_model::{SystemClock, SystemEntropy};
+use taskmint_server::{Running, Server};
+use taskmint_wire::admin;
+use taskmint_wire::admin::admin_client::AdminClient;
+use tempfile::TempDir;
+use tonic::transport::Channel;
+
+/// A running server; stopped when dropped.
+pub(crate) struct World {
+    pub(crate) folder: Arc<TempDir>,
+    pub(crate) server: Running,
+    pub(crate) admin: AdminClient<Channel>,
+    tasks: Tasks,
+}
+
+impl World {
+    /// A fresh one that forgets.
+    pub(crate) async fn in_memory() -> Self {
+        Self::with("store.kind = \"memory\"\nkeys.kind = \"memory\"").await
+    }
+
+    /// A fresh one with more lines of configuration.
+    pub(crate) async fn with(lines: &str) -> Self {
+        Self::in_folder(Arc::new(TempDir::new().unwrap()), lines).await
+    }
+
+    /// One over what an earlier one left in its folder.
+    pub(crate) async fn in_folder(folder: Arc<TempDir>, lines: &str) -> Self {
+        let data = folder.path().join("server");
+        let text = format!(
+            "trust_domain = \"example.org\"\ndata_dir = \"{}\"\nlisten = \"127.0.0.1:0\"\n\
+             watch_listen = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\n{lines}\n",
+            data.display()
+        );
+        let config = ServerConfig::parse(&text, "test", &Overrides::none()).unwrap();
+        let tasks = Tasks::new(Shutdown::new());
+        let server = Server::new(config, Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let server = server.bind().await.unwrap().serve(&tasks).await.unwrap();
+        let endpoint = Endpoint::Unix(server.admin_socket.clone());
+        let admin = AdminClient::new(taskmint_client::connect(&endpoint).await.unwrap());
+        Self {
+            folder,
+            server,
+            admin,
+            tasks,
+        }
+    }
+
+    /// Stops it and waits until it has.
+    pub(crate) async fn stop(self) -> Arc<TempDir> {
+        self.tasks.shutdown().request();
+        self.tasks.join().await.unwrap();
+        self.tasks.shutdown().force();
+        let (folder, issuer) = (self.folder.clone(), self.server.issuer.clone());
+        drop(self);
+        // The store is closed by whoever lets go of it last: a connection, perhaps.
+        let closed = async {
+            while Arc::strong_count(&issuer) > 1 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(10), closed)
+            .await
+            .unwrap();
+        folder
+    }
+
+    /// Creates an entry for processes with these selectors.
+    pub(crate) async fn entry(
+        &mut self,
+        id: &str,
+        selectors: &[&str],
+        implicit: bool,
+    ) -> admin::Entry {
+        let entry = admin::Entry {
+            spiffe_id: format!("spiffe://example.org/{id}"),
+            selectors: selectors.iter().map(|s| (*s).to_owned()).collect(),
+            implicit,
+            owner: "alice".to_owned(),
+            scopes: vec!["*".to_owned()],
+            audiences: vec!["*".to_owned()],
+            max_children: 8,
+            max_depth: 3,
+            ..Default::default()
+        };
+        self.create(entry).await.unwrap()
+    }
+
+    /// Creates an entry, or says why not.
+    pub(crate) async fn create(&mut self, entry: admin::Entry) -> Result<admin::Entry, String> {
+        let request = admin::CreateEntriesRequest {
+            entries: vec![entry],
+        };
+        let answer = self
+            .admin
+            .create_entries(request)
+            .await
+            .unwrap()
+            .into_inner();
+        let result = answer.results.into_iter().next().unwrap();
+        result
+            .entry
+            .ok_or(format!("{}: {}", result.reason, result.message))
+    }
+
+    /// A join string for a node of this name.
+    pub(crate) async fn token(&mut self, node: &str) -> String {
+        let request = admin::CreateTokenRequest {
+            node: node.to_owned(),
+            ..Default::default()
+        };
+        self.admin
+            .create_token(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .join_string
+    }
+
+    /// What became of everything that was written down, oldest first.
+    pub(crate) async fn audit(&mut self) -> Vec<String> {
+        let request = admin::ListAuditRequest {
+            from: 1,
+            page_size: 1000,
+        };
+        let lines = self
+            .admin
+            .list_audit(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .lines;
+        lines.into_iter().map(|line| line.action).collect()
+    }
+
+    /// How often each action was written down.
+    pub(crate) async fn audited(&mut self, action: &str) -> usize {
+        let mut counts = BTreeMap::new();
+        for action in self.audit().await {
+            *counts.entry(action).or_insert(0) += 1;
+        }
+        counts.get(action).copied().unwrap_or(0)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.tasks.shutdown().force();
+    }
+}

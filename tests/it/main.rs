@@ -1,0 +1,15 @@
+//! Journeys through the whole of Taskmint, in process: the real server over RocksDB or memory,
+//! real sockets, real TLS.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+mod harness;
+mod node;
+mod server;

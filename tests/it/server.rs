@@ -1,0 +1,426 @@
+//! What a server does for nodes, whoever speaks for them.
+
+use taskmint_verifier::verify_x509;
+use taskmint_wire::{admin, denial_of, node, task};
+use tonic::Code;
+
+use crate::harness::World;
+use crate::node::{Key, Node, attest, caller, request_id};
+
+const UID: &[&str] = &["unix:uid:1000"];
+
+fn reason(status: &tonic::Status) -> String {
+    denial_of(status)
+        .map(|(reason, _)| reason)
+        .unwrap_or_else(|| status.to_string())
+}
+
+async fn world_with_node() -> (World, Node) {
+    let mut world = World::in_memory().await;
+    world.entry("agent", UID, true).await;
+    let join = world.token("n1").await;
+    let node = Node::join(&join).await;
+    (world, node)
+}
+
+#[tokio::test]
+async fn a_begin_gives_an_svid_that_names_its_task() {
+    let (_world, mut node) = world_with_node().await;
+    let key = Key::new();
+    let began = node
+        .client
+        .begin_task(node.begin(UID, 7, key.spki()))
+        .await
+        .unwrap()
+        .into_inner();
+    let chain = [rustls_pki_types::CertificateDer::from(began.certificate)];
+    let now = taskmint_model::Clock::now(&taskmint_model::SystemClock);
+    let svid = verify_x509(&chain, &node.trust.get(), now).unwrap();
+    let task = began.task.unwrap();
+    assert_eq!(svid.spiffe_id.to_string(), "spiffe://example.org/agent");
+    assert_eq!(svid.task().unwrap().to_string(), task.id);
+    assert_eq!(svid.spki, key.spki());
+    assert!(svid.not_after.millis() <= task.deadline_ms);
+    assert_eq!(task.owner, "alice");
+}
+
+#[tokio::test]
+async fn an_ended_task_cannot_mint() {
+    let (_world, mut node) = world_with_node().await;
+    let key = Key::new();
+    let began = node
+        .client
+        .begin_task(node.begin(UID, 7, key.spki()))
+        .await
+        .unwrap()
+        .into_inner();
+    let id = began.task.unwrap().id;
+    let end = node::EndTaskRequest {
+        task_id: id.clone(),
+        cause: "completed".to_owned(),
+        caller: Some(caller(UID, 7)),
+        ..Default::default()
+    };
+    let ended = node
+        .client
+        .end_task(end.clone())
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(ended.task.unwrap().ending.unwrap().cause, "completed");
+    assert!(ended.position > 0);
+
+    let items = vec![node::mint_x509_request::Item {
+        task_id: id.clone(),
+        spki: key.spki(),
+    }];
+    let minted = node
+        .client
+        .mint_x509(node::MintX509Request { items })
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        minted.results[0].refusal.as_ref().unwrap().reason,
+        "TASK_ENDED"
+    );
+    let item = node::mint_jwt_request::Item {
+        task_id: id,
+        audience: vec!["a".to_owned()],
+    };
+    let request = node::MintJwtRequest { items: vec![item] };
+    let minted = node.client.mint_jwt(request).await.unwrap().into_inner();
+    assert_eq!(
+        minted.results[0].refusal.as_ref().unwrap().reason,
+        "TASK_ENDED"
+    );
+
+    // Ending it again changes nothing, and says the same.
+    let again = node.client.end_task(end).await.unwrap().into_inner();
+    assert_eq!(again.task.unwrap().ending.unwrap().cause, "completed");
+}
+
+#[tokio::test]
+async fn the_same_request_is_the_same_task() {
+    let (_world, mut node) = world_with_node().await;
+    let mut ask = node.begin(UID, 7, Key::new().spki());
+    ask.task.as_mut().unwrap().request_id = request_id();
+    let first = node
+        .client
+        .begin_task(ask.clone())
+        .await
+        .unwrap()
+        .into_inner();
+    ask.spki = Key::new().spki();
+    let again = node
+        .client
+        .begin_task(ask.clone())
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(first.task.unwrap().id, again.task.unwrap().id);
+    assert_ne!(first.certificate, again.certificate);
+
+    ask.task.as_mut().unwrap().purpose = "something else".to_owned();
+    let refused = node.client.begin_task(ask.clone()).await.unwrap_err();
+    assert_eq!(
+        (refused.code(), reason(&refused).as_str()),
+        (Code::AlreadyExists, "REQUEST_ID_REUSED")
+    );
+
+    // Another process may use the same id for its own request (P6).
+    ask.caller = Some(caller(UID, 8));
+    node.client.begin_task(ask).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_denial_tells_the_caller_its_facts_and_the_operator_the_story() {
+    let (mut world, mut node) = world_with_node().await;
+    let ask = node.begin(&["unix:uid:1001"], 7, Key::new().spki());
+    let refused = node.client.begin_task(ask).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert!(
+        refused.message().contains("no identity issued"),
+        "{refused}"
+    );
+    let (reason, metadata) = denial_of(&refused).unwrap();
+    assert_eq!(reason, "NO_MATCHING_ENTRY");
+    assert_eq!(metadata["facts"], "unix:uid:1001");
+
+    let denial_id = metadata["denial_id"].clone();
+    let request = admin::ExplainRequest { denial_id };
+    let story = world.admin.explain(request).await.unwrap().into_inner();
+    assert!(story.detail[0].contains("lacks unix:uid:1000"), "{story:?}");
+    assert_eq!(story.node_id, node.id);
+}
+
+#[tokio::test]
+async fn a_workload_cannot_pose_as_a_node() {
+    let (_world, mut node) = world_with_node().await;
+    let key = Key::new();
+    let began = node
+        .client
+        .begin_task(node.begin(UID, 7, key.spki()))
+        .await
+        .unwrap()
+        .into_inner();
+    let certificate = rustls_pki_types::CertificateDer::from(began.certificate);
+    let identity = taskmint_verifier::tls::Identity::new();
+    identity.set(vec![certificate], &key.pkcs8()).unwrap();
+    let trust_domain = "example.org".parse().unwrap();
+    let channel = crate::node::connect(&identity, &node.trust, &trust_domain, &node.address).await;
+    let mut posing = taskmint_wire::node::nodes_client::NodesClient::new(channel);
+    let refused = posing
+        .begin_task(node.begin(UID, 7, key.spki()))
+        .await
+        .unwrap_err();
+    assert_eq!(reason(&refused), "NO_NODE_SVID");
+}
+
+#[tokio::test]
+async fn a_token_serves_one_key_as_often_as_it_takes_and_no_other() {
+    let mut world = World::in_memory().await;
+    let join = world.token("n1").await;
+    let (key, other, request) = (Key::new(), Key::new(), request_id());
+    let first = attest(&join, &key, &request).await.unwrap();
+    let again = attest(&join, &key, &request).await.unwrap();
+    assert_eq!(first.certificate, again.certificate);
+    let refused = attest(&join, &other, &request_id()).await.unwrap_err();
+    assert_eq!(reason(&refused), "TOKEN_USED");
+}
+
+#[tokio::test]
+async fn whoever_copied_a_nodes_state_suspends_it() {
+    let (mut world, mut node) = world_with_node().await;
+    let key = Key::new();
+    let began = node
+        .client
+        .begin_task(node.begin(UID, 7, key.spki()))
+        .await
+        .unwrap()
+        .into_inner();
+    let renew = node::RenewRequest {
+        request_id: request_id(),
+    };
+    let renewed = node.client.renew(renew.clone()).await.unwrap().into_inner();
+    // A lost answer costs nothing: the same request gets the same certificate.
+    let again = node.client.renew(renew).await.unwrap().into_inner();
+    assert_eq!(renewed.certificate, again.certificate);
+
+    // The new SVID becomes current at first use; the old one is then a copy's.
+    let certificate = rustls_pki_types::CertificateDer::from(renewed.certificate);
+    node.identity
+        .set(vec![certificate], &node.key.pkcs8())
+        .unwrap();
+    let trust_domain = "example.org".parse().unwrap();
+    let channel =
+        crate::node::connect(&node.identity, &node.trust, &trust_domain, &node.address).await;
+    let mut current = taskmint_wire::node::nodes_client::NodesClient::new(channel);
+    let get = task::GetRequest {
+        task_id: began.task.unwrap().id,
+    };
+    current.get_task(get.clone()).await.unwrap();
+
+    let refused = node.client.get_task(get.clone()).await.unwrap_err();
+    assert_eq!(reason(&refused), "NODE_SUSPENDED");
+    let refused = current.get_task(get.clone()).await.unwrap_err();
+    assert_eq!(reason(&refused), "NODE_SUSPENDED");
+    let task = world
+        .admin
+        .get_task(get)
+        .await
+        .unwrap()
+        .into_inner()
+        .task
+        .unwrap();
+    assert_eq!(task.state(), task::State::Suspended);
+}
+
+#[tokio::test]
+async fn an_evicted_node_takes_its_tasks_along() {
+    let (mut world, mut node) = world_with_node().await;
+    let began = node
+        .client
+        .begin_task(node.begin(UID, 7, Key::new().spki()))
+        .await
+        .unwrap();
+    let id = began.into_inner().task.unwrap().id;
+    let evict = admin::NodeRequest {
+        id: node.id.clone(),
+        ..Default::default()
+    };
+    let evicted = world.admin.evict_node(evict).await.unwrap().into_inner();
+    assert_eq!(evicted.tasks_ended, 2, "the workload's and the node's own");
+    let get = task::GetRequest { task_id: id };
+    let task = world
+        .admin
+        .get_task(get)
+        .await
+        .unwrap()
+        .into_inner()
+        .task
+        .unwrap();
+    assert_eq!(task.ending.unwrap().cause, "evicted");
+    let refused = node
+        .client
+        .begin_task(node.begin(UID, 7, Vec::new()))
+        .await
+        .unwrap_err();
+    assert_eq!(reason(&refused), "NODE_EVICTED");
+}
+
+#[tokio::test]
+async fn ends_survive_a_restart_and_so_do_tasks_and_keys() {
+    let lines = "store.kind = \"rocksdb\"\nkeys.sealing_key_file = \"KEYFILE\"";
+    let folder = std::sync::Arc::new(tempfile::TempDir::new().unwrap());
+    let key_file = folder.path().join("sealing-key");
+    std::fs::write(&key_file, [7_u8; 32]).unwrap();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&key_file, private).unwrap();
+    let lines = lines.replace("KEYFILE", &key_file.display().to_string());
+
+    let mut world = World::in_folder(folder, &lines).await;
+    world.entry("agent", UID, true).await;
+    let join = world.token("n1").await;
+    let mut node = Node::join(&join).await;
+    let key = Key::new();
+    let mut begin = async |pid| {
+        let began = node
+            .client
+            .begin_task(node.begin(UID, pid, key.spki()))
+            .await
+            .unwrap();
+        began.into_inner().task.unwrap().id
+    };
+    let (kept, ended) = (begin(7).await, begin(8).await);
+    let end = node::EndTaskRequest {
+        task_id: ended.clone(),
+        cause: "completed".to_owned(),
+        caller: Some(caller(UID, 8)),
+        ..Default::default()
+    };
+    node.client.end_task(end).await.unwrap();
+    let bundle = node.trust.get();
+    let folder = world.stop().await;
+
+    let mut world = World::in_folder(folder, &lines).await;
+    let mut state = async |id: String| {
+        let get = task::GetRequest { task_id: id };
+        world
+            .admin
+            .get_task(get)
+            .await
+            .unwrap()
+            .into_inner()
+            .task
+            .unwrap()
+            .state()
+    };
+    assert_eq!(state(kept).await, task::State::Live);
+    assert_eq!(state(ended).await, task::State::Ended);
+    let bundle_now = world.server.issuer.bundle().borrow().clone();
+    let before = bundle.get(&"example.org".parse().unwrap()).unwrap();
+    assert!(bundle_now.same_content(before), "keys survive a restart");
+    assert!(world.audited("task.end").await >= 1);
+}
+
+#[tokio::test]
+async fn bad_requests_are_refused_with_a_stable_reason() {
+    let (mut world, mut node) = world_with_node().await;
+    let good = node.begin(UID, 7, Key::new().spki());
+    type Change = fn(&mut node::BeginTaskRequest);
+    let cases: [(Change, Code, &str); 9] = [
+        (|ask| ask.caller = None, Code::InvalidArgument, "BAD_FIELD"),
+        (
+            |ask| ask.caller.as_mut().unwrap().process = "7".into(),
+            Code::InvalidArgument,
+            "BAD_FIELD",
+        ),
+        (
+            |ask| ask.caller.as_mut().unwrap().selectors = vec!["x".into()],
+            Code::InvalidArgument,
+            "BAD_FIELD",
+        ),
+        (
+            |ask| ask.spki = vec![1; 300],
+            Code::InvalidArgument,
+            "BAD_FIELD",
+        ),
+        (
+            |ask| ask.spki = vec![1; 91],
+            Code::InvalidArgument,
+            "BAD_KEY",
+        ),
+        (
+            |ask| ask.task.as_mut().unwrap().request_id = vec![1],
+            Code::InvalidArgument,
+            "BAD_FIELD",
+        ),
+        (
+            |ask| ask.task.as_mut().unwrap().purpose = "a\nb".into(),
+            Code::InvalidArgument,
+            "BAD_FIELD",
+        ),
+        (
+            |ask| ask.task.as_mut().unwrap().spiffe_id = "spiffe://other.org/x".into(),
+            Code::PermissionDenied,
+            "NO_MATCHING_ENTRY",
+        ),
+        (
+            |ask| ask.task.as_mut().unwrap().ttl_ms = u64::MAX,
+            Code::PermissionDenied,
+            "BEYOND_LIMIT",
+        ),
+    ];
+    for (change, code, stable) in cases {
+        let mut ask = good.clone();
+        change(&mut ask);
+        let refused = node.client.begin_task(ask.clone()).await.unwrap_err();
+        assert_eq!(
+            (refused.code(), reason(&refused).as_str()),
+            (code, stable),
+            "{ask:?}"
+        );
+    }
+    let good_entry = |change: fn(&mut admin::Entry)| {
+        let mut entry = admin::Entry {
+            spiffe_id: "spiffe://example.org/x".into(),
+            selectors: vec!["unix:uid:1".into()],
+            ..Default::default()
+        };
+        change(&mut entry);
+        entry
+    };
+    let entries: [(fn(&mut admin::Entry), &str); 7] = [
+        (
+            |entry| entry.spiffe_id = "spiffe://other.org/x".into(),
+            "BAD_ENTRY",
+        ),
+        (
+            |entry| entry.spiffe_id = "spiffe://example.org/taskmint/server/x".into(),
+            "BAD_ENTRY",
+        ),
+        (
+            |entry| entry.spiffe_id = "spiffe://example.org/%41".into(),
+            "BAD_FIELD",
+        ),
+        (|entry| entry.selectors.clear(), "BAD_ENTRY"),
+        (|entry| entry.x509_ttl_ms = 1, "BAD_ENTRY"),
+        (|entry| entry.downstream = true, "NOT_YET"),
+        (
+            |entry| entry.federates_with = vec!["other.org".into()],
+            "NOT_YET",
+        ),
+    ];
+    for (change, stable) in entries {
+        let refused = world.create(good_entry(change)).await.unwrap_err();
+        assert!(refused.starts_with(stable), "{refused}");
+    }
+    // Nothing half-written stays.
+    assert_eq!(world.server.issuer.all_entries().len(), 1);
+    assert_eq!(
+        world.server.issuer.live_tasks(),
+        2,
+        "the server's own and the node's"
+    );
+}
