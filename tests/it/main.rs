@@ -12,4 +12,5 @@
 
 mod harness;
 mod node;
+mod revocation;
 mod server;

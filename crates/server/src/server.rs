@@ -259,7 +259,8 @@ impl Bound {
         let admin = AdminServer::new(admin_service).max_decoding_message_size(MAX_MESSAGE);
         let nodes = NodesServer::new(node_service).max_decoding_message_size(MAX_MESSAGE);
         let watch = RevocationServer::new(watch_service).max_decoding_message_size(64 << 10);
-        let optional = tls(&own, &self.clock, Clients::Optional)?;
+        let grace = Clients::OptionalWithGrace(issuer.settings().node_grace);
+        let optional = tls(&own, &self.clock, grace)?;
         let required = tls(&own, &self.clock, Clients::Required)?;
 
         let stop = tasks.shutdown().requested();

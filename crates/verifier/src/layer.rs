@@ -5,11 +5,14 @@
 //! connection, or a [`PeerSvid`] that the server has put into the request's extensions itself.
 //!
 //! A refused request is answered here: 403 with the reason in words, and for gRPC
-//! `PERMISSION_DENIED`. Both carry the stable name in the header [`REASON`].
+//! `PERMISSION_DENIED` with `google.rpc.ErrorInfo`. Both carry the stable name in the header
+//! [`REASON`].
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD_NO_PAD as STANDARD_NO_PAD;
 use bytes::Bytes;
 use futures::TryFutureExt as _;
 use futures::future::{Either as Or, MapOk, Ready, ready};
@@ -26,6 +29,9 @@ pub const REASON: HeaderName = HeaderName::from_static("taskmint-reason");
 
 /// gRPC's number for `PERMISSION_DENIED`.
 const PERMISSION_DENIED: HeaderValue = HeaderValue::from_static("7");
+
+/// The domain of our reasons in `ErrorInfo`.
+const DOMAIN: &[u8] = b"taskmint";
 
 /// What a judged service answers with: its own body, or the words of a refusal.
 pub type Body<B> = Either<Full<Bytes>, B>;
@@ -155,8 +161,15 @@ fn answer<B>(asked: &HeaderMap, refused: &Refused) -> Response<Body<B>> {
     if grpc {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert("grpc-status", PERMISSION_DENIED);
-        if let Ok(words) = HeaderValue::try_from(percent_encoded(&words)) {
-            headers.insert("grpc-message", words);
+        let details = STANDARD_NO_PAD.encode(details(refused.reason, &words));
+        let told = [
+            ("grpc-message", percent_encoded(&words)),
+            ("grpc-status-details-bin", details),
+        ];
+        for (name, text) in told {
+            if let Ok(text) = HeaderValue::try_from(text) {
+                headers.insert(name, text);
+            }
         }
     } else {
         let plain = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -164,6 +177,32 @@ fn answer<B>(asked: &HeaderMap, refused: &Refused) -> Response<Body<B>> {
         *response.status_mut() = StatusCode::FORBIDDEN;
     }
     response
+}
+
+/// A `google.rpc.Status` with an `ErrorInfo`, in protobuf: two messages of three texts are not
+/// worth a library here.
+fn details(reason: &str, words: &str) -> Vec<u8> {
+    let (mut info, mut any) = (Vec::new(), Vec::new());
+    field(&mut info, 1, reason.as_bytes());
+    field(&mut info, 2, DOMAIN);
+    field(&mut any, 1, b"type.googleapis.com/google.rpc.ErrorInfo");
+    field(&mut any, 2, &info);
+    let mut status = vec![0x08, 7];
+    field(&mut status, 2, words.as_bytes());
+    field(&mut status, 3, &any);
+    status
+}
+
+/// A field of octets: key, length as a varint, content.
+fn field(into: &mut Vec<u8>, number: u8, content: &[u8]) {
+    into.push(number << 3 | 2);
+    let mut length = content.len();
+    while length >= 0x80 {
+        into.push((length & 0x7f) as u8 | 0x80);
+        length >>= 7;
+    }
+    into.push(length as u8);
+    into.extend_from_slice(content);
 }
 
 /// As gRPC over HTTP/2 wants `grpc-message`: printable ASCII but for the percent sign.

@@ -9,6 +9,7 @@ use webpki::{
     EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter,
     anchor_from_trusted_cert,
 };
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::peer::{self, PeerSvid, SvidError};
 
@@ -75,7 +76,8 @@ pub(crate) fn verify_path(
 /// webpki looks at no dates of anchors, so an expired root would vouch for ever.
 fn live_authorities(bundle: &Bundle, now: Timestamp) -> Vec<CertificateDer<'_>> {
     let live = |der: &CertificateDer<'_>| {
-        peer::parse(der).is_ok_and(|authority| peer::not_after(&authority).secs() >= now.secs())
+        X509Certificate::from_der(der)
+            .is_ok_and(|(_, authority)| peer::not_after(&authority).secs() >= now.secs())
     };
     let authorities = bundle.x509_authorities().iter();
     authorities

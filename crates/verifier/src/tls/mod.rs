@@ -37,6 +37,9 @@ pub enum Clients {
     Required,
     /// They may; one that is shown must be good.
     Optional,
+    /// As `Optional`, and a node's SVID passes so long after it expired: for the issuer's own
+    /// listener, which lets such a node renew and nothing else.
+    OptionalWithGrace(std::time::Duration),
 }
 
 /// The server's side. ALPN is left to the caller.
@@ -52,8 +55,13 @@ pub fn server_config(
     status: Option<Arc<dyn StatusCheck>>,
 ) -> Result<ServerConfig, TlsError> {
     let provider = provider();
+    let grace = match clients {
+        Clients::OptionalWithGrace(grace) => grace,
+        Clients::Required | Clients::Optional => std::time::Duration::ZERO,
+    };
     let verifier = PeerVerifier::new(&provider, trust, clock, authorize, status)
-        .optional(clients == Clients::Optional);
+        .optional(clients != Clients::Required)
+        .node_grace(grace);
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(Arc::new(verifier))

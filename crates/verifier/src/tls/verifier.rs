@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{
@@ -10,7 +11,8 @@ use rustls::crypto::{
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use taskmint_model::Clock;
+use taskmint_id::Kind;
+use taskmint_model::{Clock, Timestamp};
 
 use super::{Authorize, PeerRefused, check_status};
 use crate::{StatusCheck, Trust, verify_x509};
@@ -23,6 +25,8 @@ pub(super) struct PeerVerifier {
     authorize: Authorize,
     status: Option<Arc<dyn StatusCheck>>,
     optional: bool,
+    /// How long past its expiry a node's SVID passes.
+    node_grace: Duration,
 }
 
 impl PeerVerifier {
@@ -41,6 +45,7 @@ impl PeerVerifier {
             authorize,
             status,
             optional: false,
+            node_grace: Duration::ZERO,
         }
     }
 
@@ -49,13 +54,37 @@ impl PeerVerifier {
         self
     }
 
+    pub(super) fn node_grace(mut self, grace: Duration) -> Self {
+        self.node_grace = grace;
+        self
+    }
+
+    /// The instant that the peer is judged at: now, or the last one at which an expired node's SVID
+    /// counted, while its grace lasts.
+    fn instant(&self, leaf: &CertificateDer<'_>) -> Timestamp {
+        let now = self.clock.now();
+        if self.node_grace.is_zero() {
+            return now;
+        }
+        match crate::peer::read(leaf) {
+            Ok(peer) if peer.spiffe_id.kind() == Kind::Node && now > peer.not_after => {
+                if now <= peer.not_after + self.node_grace {
+                    peer.not_after
+                } else {
+                    now
+                }
+            }
+            _ => now,
+        }
+    }
+
     fn judge(
         &self,
         leaf: &CertificateDer<'_>,
         others: &[CertificateDer<'_>],
     ) -> Result<(), PeerRefused> {
         let chain: Vec<_> = std::iter::once(leaf).chain(others).cloned().collect();
-        let peer = verify_x509(&chain, &self.trust.get(), self.clock.now())?;
+        let peer = verify_x509(&chain, &self.trust.get(), self.instant(leaf))?;
         (self.authorize)(&peer).map_err(|why| PeerRefused::Unauthorized {
             spiffe_id: peer.spiffe_id.clone(),
             why,

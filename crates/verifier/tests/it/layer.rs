@@ -82,6 +82,12 @@ async fn a_grpc_request_is_answered_with_permission_denied() {
         refused.headers()["grpc-message"],
         "TASK_ENDED: the task has ended"
     );
+    let status = tonic::Status::from_header_map(refused.headers()).unwrap();
+    let (reason, _) = taskmint_wire::denial_of(&status).unwrap();
+    assert_eq!(
+        (reason.as_str(), status.code()),
+        ("TASK_ENDED", tonic::Code::PermissionDenied)
+    );
     assert_eq!(text(refused).await, "");
 }
 
