@@ -16,7 +16,13 @@ pub(crate) const BLOCK: u64 = 4096;
 
 /// What is left of every bucket's reserved blocks.
 #[derive(Default)]
-pub(crate) struct Places(Mutex<HashMap<u32, Stock>>);
+pub(crate) struct Places(Mutex<Stocks>);
+
+#[derive(Default)]
+struct Stocks {
+    floor: u32,
+    buckets: HashMap<u32, Stock>,
+}
 
 #[derive(Default)]
 struct Stock {
@@ -34,7 +40,7 @@ impl Places {
     /// The next index, if one is left, and whether it is time to ask for another block.
     pub(crate) fn take(&self, bucket: u32) -> Option<(u64, bool)> {
         let mut stocks = self.0.lock();
-        let stock = stocks.get_mut(&bucket)?;
+        let stock = stocks.buckets.get_mut(&bucket)?;
         if stock.current.is_empty() {
             stock.current = stock.next.take()?;
         }
@@ -49,7 +55,7 @@ impl Places {
     /// Whether the caller shall ask for a block: nobody else has.
     pub(crate) fn ask(&self, bucket: u32) -> bool {
         let mut stocks = self.0.lock();
-        let stock = stocks.entry(bucket).or_default();
+        let stock = stocks.buckets.entry(bucket).or_default();
         !std::mem::replace(&mut stock.asked, true)
     }
 
@@ -58,7 +64,7 @@ impl Places {
     pub(crate) fn wait(&self, bucket: u32) -> (Wait, bool) {
         let (sender, receiver) = oneshot::channel();
         let mut stocks = self.0.lock();
-        let stock = stocks.entry(bucket).or_default();
+        let stock = stocks.buckets.entry(bucket).or_default();
         if !stock.current.is_empty() || stock.next.is_some() {
             // It came while the caller was on its way here.
             sender.send(Ok(())).ok();
@@ -71,7 +77,14 @@ impl Places {
     /// Takes in a block that is reserved on disk, or the reason why there is none.
     pub(crate) fn answer(&self, bucket: u32, block: Result<Range<u64>, StoreError>) {
         let mut stocks = self.0.lock();
-        let stock = stocks.entry(bucket).or_default();
+        // The group that reserved it may have moved the floor over it.
+        let swept = bucket < stocks.floor;
+        let block = if swept {
+            Err(StoreError::BelowFloor(bucket))
+        } else {
+            block
+        };
+        let stock = stocks.buckets.entry(bucket).or_default();
         stock.asked = false;
         let answer = block.map(|block| {
             if stock.current.is_empty() && stock.next.is_none() {
@@ -85,13 +98,15 @@ impl Places {
             waiting.send(answer.clone()).ok();
         }
         if answer.is_err() && stock.current.is_empty() && stock.next.is_none() {
-            stocks.remove(&bucket);
+            stocks.buckets.remove(&bucket);
         }
     }
 
     /// Forgets what is left of buckets below the floor.
     pub(crate) fn sweep(&self, floor: u32) {
-        for (bucket, stock) in self.0.lock().extract_if(|bucket, _| *bucket < floor) {
+        let mut stocks = self.0.lock();
+        stocks.floor = floor;
+        for (bucket, stock) in stocks.buckets.extract_if(|bucket, _| *bucket < floor) {
             for waiting in stock.waiting {
                 waiting.send(Err(StoreError::BelowFloor(bucket))).ok();
             }
@@ -146,5 +161,7 @@ mod tests {
         places.sweep(2);
         assert_eq!(places.take(1), None);
         assert!(places.take(2).is_some());
+        places.answer(1, Ok(BLOCK..2 * BLOCK));
+        assert_eq!(places.take(1), None, "reserved by the group that swept it");
     }
 }

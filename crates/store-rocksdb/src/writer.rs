@@ -137,6 +137,11 @@ impl Writer {
         if !self.suspect {
             return Ok(());
         }
+        // First a write that changes nothing: while RocksDB is stopped a flush would only queue up,
+        // and what queues keeps it from starting again (tried).
+        let mut probe = WriteBatch::default();
+        self.base.put_identity(&mut probe, &self.identity)?;
+        self.base.write(probe, &self.options)?;
         self.base.flush()?;
         let found = ledger(&*self.base)?;
         self.hot = Hot::default();

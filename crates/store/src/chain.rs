@@ -5,8 +5,8 @@ use taskmint_model::{Audit, Decision};
 
 use crate::port::AuditLine;
 
-/// Begins every audit record's bytes; the number is the layout's version.
-const TAG: &[u8] = b"taskmint audit 1\0";
+/// Begins every audit record's bytes.
+const TAG: &[u8; 16] = b"taskmint audt v1";
 
 /// The hash before the first record.
 pub const AUDIT_START: [u8; 32] = [0; 32];
@@ -92,6 +92,25 @@ mod tests {
                 }
             })
             .collect()
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_the_decision_note() {
+        // Computed by hand from docs/decisions/0002-store-layout.md, with Python's hashlib.
+        let task = taskmint_model::TaskId::from_octets([7; 16]);
+        let full = Audit {
+            task: Some(task),
+            decision: Decision::Denied,
+            resource: "entry 1".to_owned(),
+            reason: "NO_ENTRY".into(),
+            ..audit("uid:1", "ana")
+        };
+        let hash = audit_hash(&[1; 32], 2, &full);
+        let hash: String = hash.iter().map(|octet| format!("{octet:02x}")).collect();
+        assert_eq!(
+            hash,
+            "2bf8b38558b849b4dce49c7c9abceecb82c09e721ac8d69eb516da1c58b146b3"
+        );
     }
 
     #[test]
