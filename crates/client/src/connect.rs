@@ -70,8 +70,24 @@ pub async fn connect(endpoint: &Endpoint) -> Result<Channel, ConnectError> {
     };
     made.map_err(|error| ConnectError {
         endpoint: endpoint.to_string(),
-        source: io::Error::other(error),
+        source: innermost(&error).unwrap_or_else(|| io::Error::other(error)),
     })
+}
+
+/// The I/O error below tonic's own, which says no more than "transport error".
+fn innermost(error: &tonic::transport::Error) -> Option<io::Error> {
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            let words = match io.get_ref().and_then(std::error::Error::source) {
+                Some(inner) => format!("{io}: {inner}"),
+                None => io.to_string(),
+            };
+            return Some(io::Error::new(io.kind(), words));
+        }
+        next = cause.source();
+    }
+    None
 }
 
 /// As [`connect`], on the first call.

@@ -291,3 +291,6 @@ fn malformed(what: impl Into<String>) -> CallError {
         facts: None,
     }
 }
+
+#[cfg(test)]
+mod tests;
