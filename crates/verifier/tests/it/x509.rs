@@ -258,10 +258,13 @@ fn credentials_without_a_task_are_refused_unless_the_policy_says_otherwise() {
     };
     let own = || Policy::OwnTrustDomain(ours.trust_domain.clone());
     let binding = Some(ours.binding(1));
-    assert_eq!(
-        judge(&Statuses::default(), &id, None).unwrap_err().reason,
-        "TASK_MISSING"
-    );
+    let statuses = Statuses::default();
+    let named = |binding: Option<_>| {
+        judge(&statuses, &id, binding.as_ref()).map_err(|refused| refused.reason)
+    };
+    assert_eq!((named(None), named(binding)), (Err("TASK_MISSING"), Ok(())));
+    statuses.end(ours.binding(1).place);
+    assert_eq!(named(binding), Err("TASK_ENDED"));
     assert_eq!(ask(Policy::Everyone, &foreign, None), Err("TASK_MISSING"));
     assert_eq!(ask(own(), &id, None), Err("TASK_MISSING"));
     assert_eq!(ask(own(), &id, binding), Err("TASK_ENDED"));
