@@ -4,7 +4,7 @@
 //! [`Watch::start`] opens the revocation log at a relay on the node or at the server, hands what
 //! comes to [`taskmint_status::Watcher`], which believes only what a signed and fresh head covers,
 //! and publishes the outcome for any number of readers, who take no lock. A [`Watch`] is a
-//! [`StatusCheck`](crate::StatusCheck); when the last clone of it is dropped, it stops.
+//! [`StatusCheck`]; when the last clone of it is dropped, it stops.
 
 mod bundles;
 mod clocks;
