@@ -1,0 +1,5 @@
+//! `taskmint`.
+
+fn main() -> std::process::ExitCode {
+    taskmint_cli::main()
+}
