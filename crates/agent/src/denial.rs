@@ -1,0 +1,217 @@
+//! Denials that this agent gives by itself: an id, a reason, the caller's own facts, what to do.
+//! The server keeps their stories, so that `explain` can tell them (contract line 11).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use taskmint_model::{Clock, DenialId, Entropy, Process, Selectors, Timestamp};
+use taskmint_wire::{Denied, node};
+use tokio::sync::mpsc;
+use tonic::{Code, Status};
+
+use crate::caller::Caller;
+use crate::metrics::Metrics;
+
+/// Clients retry: for this long, the same denial of the same process keeps its id and is not
+/// reported again.
+const SAME: Duration = Duration::from_secs(60);
+
+/// Denials that are remembered for that.
+const REMEMBERED: usize = 4_096;
+
+/// Reports that wait for the server.
+const QUEUED: usize = 1_024;
+
+/// The phrase that SPIFFE clients look for (T-26).
+pub(crate) const NO_IDENTITY: &str = "no identity issued";
+
+/// A denial before it has an id.
+#[derive(Debug, Clone)]
+pub(crate) struct Denial {
+    pub(crate) code: Code,
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+    pub(crate) fix: &'static str,
+    /// For the operator alone.
+    pub(crate) detail: Vec<String>,
+}
+
+/// Gives denials their ids and has them kept.
+pub(crate) struct Denials {
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    recent: Mutex<Recent>,
+    reports: mpsc::Sender<node::ReportDenialRequest>,
+    metrics: Arc<Metrics>,
+}
+
+type Key = (Process, &'static str, &'static str);
+
+#[derive(Default)]
+struct Recent {
+    ids: HashMap<Key, (DenialId, Timestamp)>,
+    order: VecDeque<Key>,
+}
+
+impl Denial {
+    pub(crate) fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            fix: "",
+            detail: Vec::new(),
+        }
+    }
+
+    /// A caller that gets no identity, in the words that its client looks for.
+    pub(crate) fn no_identity(reason: &'static str, why: impl std::fmt::Display) -> Self {
+        Self::new(
+            Code::PermissionDenied,
+            reason,
+            format!("{NO_IDENTITY}: {why}"),
+        )
+    }
+
+    /// The request can't mean anything.
+    pub(crate) fn invalid(reason: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Code::InvalidArgument, reason, message)
+    }
+
+    pub(crate) fn fix(self, fix: &'static str) -> Self {
+        Self { fix, ..self }
+    }
+
+    pub(crate) fn detail(self, detail: Vec<String>) -> Self {
+        Self { detail, ..self }
+    }
+
+    /// As a status without id and story: what merely has to be asked for rightly, or again.
+    pub(crate) fn status(self) -> Status {
+        Denied::new(self.code, self.reason, self.message)
+            .fix(self.fix)
+            .into()
+    }
+}
+
+impl Denials {
+    /// Denials, and where their reports come out.
+    pub(crate) fn new(
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        metrics: Arc<Metrics>,
+    ) -> (Self, mpsc::Receiver<node::ReportDenialRequest>) {
+        let (reports, receiver) = mpsc::channel(QUEUED);
+        (
+            Self {
+                clock,
+                entropy,
+                recent: Mutex::default(),
+                reports,
+                metrics,
+            },
+            receiver,
+        )
+    }
+
+    /// Denies `caller` something: logs it, has it kept, and answers with an id.
+    pub(crate) fn give(&self, caller: &Caller, action: &'static str, denial: Denial) -> Status {
+        self.metrics.denied(denial.reason);
+        // What has to be tried again leaves no story: nobody will ask about it.
+        if matches!(denial.code, Code::Unavailable | Code::ResourceExhausted) {
+            return denial.status();
+        }
+        let (id, new) = self.id((caller.process(), action, denial.reason));
+        if new {
+            tracing::warn!(
+                %id,
+                reason = denial.reason,
+                action,
+                process = %caller.process(),
+                uid = caller.uid(),
+                "denied: {}",
+                denial.message
+            );
+            self.report(caller, action, id, &denial);
+        }
+        Denied::new(denial.code, denial.reason, denial.message)
+            .fix(denial.fix)
+            .id(id)
+            .facts(caller.selectors().clone())
+            .into()
+    }
+
+    /// Denies a peer that could not be attested: all there is of it is what the socket says.
+    pub(crate) fn give_unattested(
+        &self,
+        process: Process,
+        uid: u32,
+        action: &'static str,
+        denial: Denial,
+    ) -> Status {
+        self.metrics.denied(denial.reason);
+        if denial.code == Code::Unavailable {
+            return denial.status();
+        }
+        let (id, new) = self.id((process, action, denial.reason));
+        if new {
+            tracing::warn!(%id, reason = denial.reason, action, %process, uid, "denied: {}", denial.message);
+            let caller = node::Caller {
+                process: process.to_string(),
+                uid,
+                selectors: Vec::new(),
+            };
+            self.send(id, action, caller, &denial);
+        }
+        Denied::new(denial.code, denial.reason, denial.message)
+            .fix(denial.fix)
+            .id(id)
+            .into()
+    }
+
+    fn report(&self, caller: &Caller, action: &'static str, id: DenialId, denial: &Denial) {
+        self.send(id, action, caller.to_wire(), denial);
+    }
+
+    fn send(&self, id: DenialId, action: &str, caller: node::Caller, denial: &Denial) {
+        let report = node::ReportDenialRequest {
+            denial_id: id.to_string(),
+            action: action.to_owned(),
+            reason: denial.reason.to_owned(),
+            message: denial.message.clone(),
+            fix: denial.fix.to_owned(),
+            caller: Some(caller),
+            detail: denial.detail.clone(),
+        };
+        if self.reports.try_send(report).is_err() {
+            tracing::warn!(%id, "the server will not know this denial: too many wait");
+        }
+    }
+
+    fn id(&self, key: Key) -> (DenialId, bool) {
+        let now = self.clock.now();
+        let mut recent = self.recent.lock();
+        if let Some((id, at)) = recent.ids.get(&key)
+            && now.since(*at) < SAME
+        {
+            return (*id, false);
+        }
+        let id = DenialId::new(now, &*self.entropy);
+        if recent.ids.insert(key, (id, now)).is_none() {
+            recent.order.push_back(key);
+        }
+        if recent.order.len() > REMEMBERED
+            && let Some(oldest) = recent.order.pop_front()
+        {
+            recent.ids.remove(&oldest);
+        }
+        (id, true)
+    }
+}
+
+/// Selectors as the wire has them.
+pub(crate) fn texts(selectors: &Selectors) -> Vec<String> {
+    selectors.iter().map(ToString::to_string).collect()
+}

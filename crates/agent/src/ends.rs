@@ -1,0 +1,146 @@
+//! Ends that this agent owes to the server: said until the server took them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use taskmint_model::TaskId;
+use taskmint_peer::HeldProcess;
+use taskmint_wire::{node, task_from_wire};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tonic::Code;
+
+use crate::agent::Agent;
+use crate::chance::{Backoff, request_id};
+use crate::holding::{Origin, Orphan};
+use crate::topics::Topic;
+
+/// How long a living beginner may take to say how its child's task ended, after the child did.
+/// Without it the exit status of every `run` would be lost to the first end, `holder_died`; nobody
+/// sees the task meanwhile.
+const LAST_WORD: Duration = Duration::from_millis(100);
+
+/// Calls at the same time.
+const CALLS: usize = 64;
+
+/// An end that is owed.
+#[derive(Debug)]
+pub(crate) struct End {
+    task: TaskId,
+    cause: &'static str,
+    reason: &'static str,
+    beginner: Option<HeldProcess>,
+}
+
+impl End {
+    pub(crate) fn new(task: TaskId, cause: &'static str, reason: &'static str) -> Self {
+        Self {
+            task,
+            cause,
+            reason,
+            beginner: None,
+        }
+    }
+}
+
+impl From<Orphan> for End {
+    fn from(orphan: Orphan) -> Self {
+        let end = Self::new(orphan.id, "holder_died", "the process that held it is gone");
+        Self {
+            beginner: orphan.beginner,
+            ..end
+        }
+    }
+}
+
+/// Says each end until it was taken. Runs until the agent is dropped.
+pub(crate) async fn run(agent: Arc<Agent>, mut ends: mpsc::UnboundedReceiver<End>) {
+    let slots = Arc::new(Semaphore::new(CALLS));
+    let mut saying = JoinSet::new();
+    loop {
+        tokio::select! {
+            end = ends.recv() => match end {
+                Some(end) => drop(saying.spawn(say(Arc::clone(&agent), end, Arc::clone(&slots)))),
+                None => return,
+            },
+            Some(said) = saying.join_next() => {
+                if let Err(error) = said {
+                    tracing::error!(%error, "an end was not said");
+                }
+            }
+        }
+    }
+}
+
+async fn say(agent: Arc<Agent>, end: End, slots: Arc<Semaphore>) {
+    if let Some(beginner) = end.beginner.as_ref().filter(|beginner| beginner.is_alive()) {
+        let last_word = async {
+            tokio::select! {
+                () = until_ended(&agent, end.task) => {}
+                // An error says nothing about its life; then only the time counts.
+                Ok(()) = beginner.exited() => {}
+            }
+        };
+        drop(tokio::time::timeout(LAST_WORD, last_word).await);
+    }
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+    while !has_ended(&agent, end.task) {
+        agent.server.wait_up().await;
+        let Ok(slot) = slots.acquire().await else {
+            return;
+        };
+        let taken = ask(&agent, &end).await;
+        drop(slot);
+        if taken {
+            return;
+        }
+        tokio::time::sleep(backoff.next(&*agent.entropy)).await;
+    }
+}
+
+/// True once the server took it, or has nothing to take.
+async fn ask(agent: &Agent, end: &End) -> bool {
+    let request = node::EndTaskRequest {
+        request_id: request_id(&*agent.entropy),
+        task_id: end.task.to_string(),
+        cause: end.cause.to_owned(),
+        reason: end.reason.to_owned(),
+        ..Default::default()
+    };
+    match agent
+        .server
+        .call(|mut nodes| async move { nodes.end_task(request).await })
+        .await
+    {
+        Ok(answer) => {
+            let task = answer.task.unwrap_or_default();
+            match task_from_wire(&task) {
+                Ok(task) => drop(agent.learn(task, Origin::default())),
+                Err(error) => tracing::error!(%error, "an ended task can't be read"),
+            }
+            true
+        }
+        Err(status) => {
+            let moot = matches!(status.code(), Code::NotFound | Code::FailedPrecondition);
+            if !matches!(status.code(), Code::Unavailable) {
+                tracing::warn!(task = %end.task, cause = end.cause, %status, "an end is refused");
+            }
+            moot
+        }
+    }
+}
+
+fn has_ended(agent: &Agent, task: TaskId) -> bool {
+    agent
+        .holding
+        .get(task)
+        .is_none_or(|held| held.task.is_ended())
+}
+
+async fn until_ended(agent: &Agent, task: TaskId) {
+    let mut subscription = agent.holding.topics().subscription();
+    subscription.set(vec![Topic::Task(task)]);
+    while !has_ended(agent, task) {
+        subscription.changed().await;
+    }
+}
