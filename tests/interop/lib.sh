@@ -6,7 +6,9 @@
 
 interop=$root/tests/interop
 bin=${TASKMINT_BIN:-$root/target/debug}
-work="" pids=() peer_said=() passed=0 failed=0
+# Process ids that nobody has waited for yet: once waited for, a number may be somebody else's.
+declare -A running=()
+work="" dev="" peer_said=() passed=0 failed=0
 
 # skip NAME WHY: leaves with what tests/run counts as a skip.
 skip() {
@@ -17,10 +19,10 @@ skip() {
 # Ends what this script started, and nothing else, also when the script is ended from outside.
 interop_stop() {
   local pid
-  for pid in "${pids[@]}"; do
+  for pid in "${!running[@]}"; do
     kill "$pid" 2>/dev/null
   done
-  for pid in "${pids[@]}"; do
+  for pid in "${!running[@]}"; do
     for _ in $(seq 50); do
       kill -0 "$pid" 2>/dev/null || break
       sleep 0.1
@@ -28,7 +30,7 @@ interop_stop() {
     kill -KILL "$pid" 2>/dev/null
     wait "$pid" 2>/dev/null
   done
-  pids=()
+  running=()
   [ -n "$work" ] && rm -rf "$work"
   work=""
 }
@@ -64,10 +66,11 @@ interop_start() {
     unset "$name"
   done
   "$bin/taskmint" dev --dir "$work/dev" >"$work/exports" 2>"$work/log" </dev/null &
-  pids+=($!)
+  dev=$!
+  running[$dev]=1
   for _ in $(seq 300); do
     interop_ready && break
-    kill -0 "${pids[0]}" 2>/dev/null || break
+    kill -0 "$dev" 2>/dev/null || break
     sleep 0.1
   done
   interop_ready || {
@@ -120,7 +123,7 @@ peer() {
   timeout --kill-after=5 240 "$@" >"$said" 2>"$said.complained" </dev/null &
   peer=$!
   peer_said[peer]=$said
-  pids+=("$peer")
+  running[$peer]=1
   port=""
   for _ in $(seq 300); do
     port=$(sed -n 's/^port \([0-9]*\)$/\1/p' "$said")
@@ -133,7 +136,10 @@ peer() {
 
 # peer_done NAME: the server's own word on the call.
 peer_done() {
-  if wait "$peer" && grep -qE '^ok ' "${peer_said[peer]}"; then
+  wait "$peer"
+  local code=$?
+  unset "running[$peer]"
+  if [ "$code" -eq 0 ] && grep -qE '^ok ' "${peer_said[peer]}"; then
     printf 'ok %s\n' "$1"
     passed=$((passed + 1))
   else
@@ -147,6 +153,11 @@ peer_done() {
 interop_report() {
   printf 'COUNT %d %d 0\n' "$passed" "$failed"
   [ "$failed" -eq 0 ] && return 0
+  if ! kill -0 "$dev" 2>/dev/null; then
+    wait "$dev"
+    say "taskmint dev ended before its time, with $?"
+    unset "running[$dev]"
+  fi
   say "--- the end of the log of taskmint dev"
   tail -n 80 "$work/log" >&2
   return 1
