@@ -10,6 +10,7 @@ use taskmint_wire::revocation::revocation_client::RevocationClient;
 use taskmint_wire::revocation::revocation_server::Revocation;
 use tokio::sync::{Mutex, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -99,11 +100,17 @@ impl Revocation for Relay {
         let said = request
             .into_inner()
             .take_while(|said| std::future::ready(said.is_ok()));
-        let said = said.filter_map(|said| std::future::ready(said.ok()));
+        // The server's side of the stream lives as long as this body: it has to end with the frames.
+        let over = CancellationToken::new();
+        let said = said
+            .filter_map(|said| std::future::ready(said.ok()))
+            .take_until(over.clone().cancelled_owned());
         let mut frames = client.watch(said).await.map_err(away)?.into_inner();
         let (out, passed) = mpsc::channel(4);
         let shutdown = self.agent.shutdown.clone();
+        let over = over.drop_guard();
         tokio::spawn(async move {
+            let _over = over;
             let pass = async {
                 loop {
                     let frame = match frames.message().await {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use taskmint_id::{P256PublicKey, SpiffeId, TrustDomain};
 use taskmint_model::{Entropy, Timestamp};
 
-use crate::key::TestKey;
+use crate::key::{PublicKey, TestKey};
 use crate::leaf::{Constraints, LeafSpec, TestLeaf, Usage};
 use crate::must;
 
@@ -79,6 +79,15 @@ impl TestCa {
     pub fn certify(&self, spec: &LeafSpec, key: &TestKey) -> Vec<u8> {
         let issuer = Issuer::from_params(&self.params, &self.key);
         must(spec.params(key).signed_by(key, &issuer))
+            .der()
+            .to_vec()
+    }
+
+    /// A leaf for a key that somebody else made, DER.
+    pub fn certify_public(&self, spec: &LeafSpec, key: &P256PublicKey) -> Vec<u8> {
+        let issuer = Issuer::from_params(&self.params, &self.key);
+        let key = PublicKey(key.to_sec1());
+        must(spec.params(&key).signed_by(&key, &issuer))
             .der()
             .to_vec()
     }

@@ -84,6 +84,19 @@ pub fn token(header: &Value, claims: &Value, sign: impl FnOnce(&[u8]) -> Vec<u8>
     format!("{input}.{signature}")
 }
 
+/// A public key whose private half is elsewhere: the uncompressed point.
+pub(crate) struct PublicKey(pub(crate) [u8; 65]);
+
+impl rcgen::PublicKeyData for PublicKey {
+    fn der_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &rcgen::PKCS_ECDSA_P256_SHA256
+    }
+}
+
 impl rcgen::PublicKeyData for TestKey {
     fn der_bytes(&self) -> &[u8] {
         &self.point

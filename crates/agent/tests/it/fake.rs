@@ -205,14 +205,14 @@ impl Fake {
         let sequence = self.0.state.lock().bundle_sequence;
         let mut bundle = Bundle::new(self.trust_domain()).with_sequence(sequence);
         bundle.add_x509_authority(X509Authority::from_der(self.ca().certificate()).unwrap());
-        let key = self.ca().jwt_key().public().clone();
+        let key = *self.ca().jwt_key().public();
         bundle
             .add_jwt_authority(&key.thumbprint_text(), key)
             .unwrap();
         for number in 1..sequence {
             let other = taskmint_testkit::TestKey::generate(&SystemEntropy);
             bundle
-                .add_jwt_authority(&format!("other-{number}"), other.public().clone())
+                .add_jwt_authority(&format!("other-{number}"), *other.public())
                 .unwrap();
         }
         bundle
@@ -461,7 +461,13 @@ impl Nodes for Fake {
         &self,
         _: Request<node::RenewRequest>,
     ) -> Result<Response<node::NodeSvid>, Status> {
-        let spki = self.0.state.lock().requests.get(&b"spki".to_vec()).cloned();
+        let spki = self
+            .0
+            .state
+            .lock()
+            .requests
+            .get(b"spki".as_slice())
+            .cloned();
         self.state(|state| state.renewed += 1);
         let spki = hex_decode(&spki.unwrap_or_default());
         Ok(Response::new(self.node_svid(&spki)))

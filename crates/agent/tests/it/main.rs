@@ -1,6 +1,14 @@
 //! The agent in process, with a server that plays its part over plain TCP and processes that
 //! connect for themselves.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers fail the test they serve"
+)]
+
 mod bad_input;
 mod fake;
 mod holding;
