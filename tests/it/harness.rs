@@ -63,7 +63,7 @@ impl World {
         drop(self);
         // The store is closed by whoever lets go of it last: a connection, perhaps.
         let closed = async {
-            while Arc::strong_count(&issuer) > 1 {
+            while Arc::strong_count(&issuer) > 1 || Arc::strong_count(issuer.store()) > 1 {
                 tokio::task::yield_now().await;
             }
         };

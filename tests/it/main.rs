@@ -10,6 +10,7 @@
     reason = "tests"
 )]
 
+mod agent;
 mod harness;
 mod node;
 mod revocation;
