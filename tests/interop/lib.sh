@@ -2,6 +2,7 @@
 # time, and one line of counts. Expects `root` to be the checkout.
 # shellcheck shell=bash
 # shellcheck source=tests/lib/prepare.sh
+# shellcheck disable=SC2154 # set by whoever sources this
 . "$root/tests/lib/prepare.sh"
 
 interop=$root/tests/interop
