@@ -424,3 +424,44 @@ async fn bad_requests_are_refused_with_a_stable_reason() {
         "the server's own and the node's"
     );
 }
+
+#[tokio::test]
+async fn two_sessions_of_one_node_that_both_answer_suspend_it() {
+    let (mut world, mut node) = world_with_node().await;
+    let lease = |counter| node::SessionRequest {
+        message: Some(node::session_request::Message::Lease(
+            node::session_request::Lease { counter },
+        )),
+    };
+    let open = async |client: &mut taskmint_wire::node::nodes_client::NodesClient<_>| {
+        let (requests, stream) = tokio::sync::mpsc::channel(4);
+        let stream = tokio_stream::wrappers::ReceiverStream::new(stream);
+        let answers = client.session(stream).await.unwrap().into_inner();
+        (requests, answers)
+    };
+    let (first, mut of_first) = open(&mut node.client).await;
+    let (second, mut of_second) = open(&mut node.client).await;
+    // The newer one answers ...
+    second.send(lease(1)).await.unwrap();
+    let answered = async |answers: &mut tonic::Streaming<node::SessionResponse>| loop {
+        match answers.message().await {
+            Ok(Some(node::SessionResponse {
+                message: Some(node::session_response::Message::Lease(_)),
+            })) => return Ok(()),
+            Ok(Some(_)) => {}
+            Ok(None) => return Err("closed".to_owned()),
+            Err(status) => return Err(reason(&status)),
+        }
+    };
+    answered(&mut of_second).await.unwrap();
+    // ... and so does the older one.
+    first.send(lease(1)).await.unwrap();
+    assert_eq!(answered(&mut of_first).await.unwrap_err(), "NODE_SUSPENDED");
+    let listed = world
+        .admin
+        .list_nodes(admin::ListNodesRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(listed.nodes[0].state, "suspended");
+}

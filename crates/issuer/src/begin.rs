@@ -127,6 +127,9 @@ impl Issuer {
         if begin.implicit.is_some() {
             self.check_implicit(who, &entry).await?;
         }
+        if let Some(before) = begin.continues {
+            self.check_continues(who, before, &entry).await?;
+        }
         let ask = self.ask(who, begin, &entry, parent.as_ref());
         let defaults = &self.settings.defaults;
         let times = lifecycle::times(&ask, Some(&entry), parent.as_ref(), defaults, now)?;
@@ -369,6 +372,26 @@ impl Issuer {
             .fix("start a new process, or ask an operator to lift the bar");
         refused.facts = caller.selectors.clone();
         Err(refused)
+    }
+
+    /// P4: a successor follows a task of the same process and entry that has not been ended.
+    async fn check_continues(
+        &self,
+        who: &Principal,
+        before: TaskId,
+        entry: &Entry,
+    ) -> Result<(), Refused> {
+        let before = self.visible_task(who, before).await?;
+        lifecycle::successor(&before, self.clock.now())?;
+        let process = match who {
+            Principal::Workload(caller) => Some(caller.process),
+            _ => None,
+        };
+        if before.entry == Some(entry.id) && before.holder.process == process {
+            return Ok(());
+        }
+        let message = "a task is continued by its own process and under its own entry";
+        Err(Refused::new(RefusalKind::Denied, "NO_SUCCESSOR", message))
     }
 
     fn ask(&self, who: &Principal, begin: &Begin, entry: &Entry, parent: Option<&Task>) -> Ask {

@@ -18,6 +18,21 @@ struct Lease {
     /// Number of the newest session; an older one that still answers is a copy (P11).
     session: u64,
     connected: bool,
+    /// The newest session has renewed: whoever answers on an older one is somebody else.
+    renewed: bool,
+}
+
+/// What a renewal came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    /// It holds.
+    Renewed,
+    /// It lapsed, or the session was never opened.
+    Lapsed,
+    /// The node has a newer session.
+    Superseded,
+    /// The node has a newer session, and both answer: its state was copied (P11).
+    Copied,
 }
 
 impl Leases {
@@ -28,6 +43,7 @@ impl Leases {
             lapsed: false,
             session: 0,
             connected: false,
+            renewed: false,
         };
         self.0.lock().entry(node.clone()).or_insert(new).until = until;
     }
@@ -40,23 +56,31 @@ impl Leases {
             lapsed: false,
             session: 0,
             connected: false,
+            renewed: false,
         };
         let lease = leases.entry(node.clone()).or_insert(new);
         let lapsed = std::mem::replace(&mut lease.lapsed, false);
         lease.until = until;
         lease.session += 1;
         lease.connected = true;
+        lease.renewed = false;
         (lease.session, lapsed)
     }
 
-    /// Renews the lease; false if the session is not the newest one.
-    pub(crate) fn renew(&self, node: &SpiffeId, session: u64, until: Timestamp) -> bool {
+    /// Renews the lease of a session.
+    pub(crate) fn renew(&self, node: &SpiffeId, session: u64, until: Timestamp) -> Renewal {
         match self.0.lock().get_mut(node) {
-            Some(lease) if lease.session == session && !lease.lapsed => {
+            Some(lease) if lease.lapsed => Renewal::Lapsed,
+            Some(lease) if lease.session == session => {
                 lease.until = until;
-                true
+                lease.renewed = true;
+                Renewal::Renewed
             }
-            _ => false,
+            // A half-open session does not answer; one that answers late is a step behind. Only
+            // once the newer one has answered as well are there two.
+            Some(lease) if lease.renewed && lease.connected => Renewal::Copied,
+            Some(_) => Renewal::Superseded,
+            None => Renewal::Lapsed,
         }
     }
 

@@ -10,6 +10,7 @@ use taskmint_model::{
 use taskmint_store::{Change, Commit, CommitError, Expect, TaskQuery};
 
 use crate::begin::{ATTEMPTS, facts};
+use crate::leases::Renewal;
 use crate::refused::{RefusalKind, Refused};
 use crate::{Cause, Issuer, MintedX509, Principal};
 
@@ -272,20 +273,29 @@ impl Issuer {
         })
     }
 
-    /// Renews a node's lease.
+    /// Renews a node's lease. Where two sessions of one node both answer, its state was copied:
+    /// it is suspended, and both must attest anew (P11).
     ///
     /// # Errors
-    /// `SESSION_SUPERSEDED` when the node has a newer session or its lease lapsed.
-    pub fn renew_lease(&self, node: &SpiffeId, session: u64) -> Result<(), Refused> {
+    /// `SESSION_SUPERSEDED`, `LEASE_LAPSED`, `NODE_SUSPENDED`.
+    pub async fn renew_lease(&self, node: &SpiffeId, session: u64) -> Result<(), Refused> {
         let until = self.clock.now() + self.settings.lease;
-        if self.leases.renew(node, session, until) {
-            return Ok(());
-        }
-        let message = "the node has a newer session, or its lease lapsed";
-        Err(
-            Refused::new(RefusalKind::State, "SESSION_SUPERSEDED", message)
-                .fix("open a new session"),
-        )
+        let (reason, message) = match self.leases.renew(node, session, until) {
+            Renewal::Renewed => return Ok(()),
+            Renewal::Lapsed => ("LEASE_LAPSED", "the node's lease lapsed"),
+            Renewal::Superseded => ("SESSION_SUPERSEDED", "the node has a newer session"),
+            Renewal::Copied => {
+                if let Some(node) = self.store.node(node).await? {
+                    self.suspend_node(&node, "two sessions of one node answer")
+                        .await?;
+                }
+                (
+                    "NODE_SUSPENDED",
+                    "two sessions of this node answer: its state was copied",
+                )
+            }
+        };
+        Err(Refused::new(RefusalKind::State, reason, message).fix("open a new session"))
     }
 
     /// A session ended; the lease runs on.

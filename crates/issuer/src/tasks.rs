@@ -82,8 +82,8 @@ impl Issuer {
         reason: &str,
     ) -> Result<Task, Refused> {
         let reason = reason.to_owned();
-        self.change_tree(who, id, "task.suspend", |issuer, tree, _, now| {
-            let by = issuer.actor(who, &tree.top)?;
+        self.change_tree(who, id, "task.suspend", |tree, above, now| {
+            let by = actor(who, &tree.top, above)?;
             Ok(lifecycle::suspend(tree, by, reason.clone(), now)?)
         })
         .await
@@ -95,8 +95,8 @@ impl Issuer {
     /// # Errors
     /// When a higher rank placed it, or there is none.
     pub async fn resume(&self, who: &Principal, id: TaskId) -> Result<Task, Refused> {
-        self.change_tree(who, id, "task.resume", |issuer, tree, above, now| {
-            let by = issuer.actor(who, &tree.top)?;
+        self.change_tree(who, id, "task.resume", |tree, above, now| {
+            let by = actor(who, &tree.top, above)?;
             let suspended = above.iter().any(|task| task.state.name() == "suspended");
             Ok(lifecycle::resume(tree, by, suspended, now)?)
         })
@@ -127,8 +127,8 @@ impl Issuer {
         }
         tracing::info!(task = %id, cause = cause.name(), %who, reason, "task ends");
         let ended = self
-            .change_tree(who, id, "task.end", |issuer, tree, above, now| {
-                let by = issuer.actor(who, &tree.top)?;
+            .change_tree(who, id, "task.end", |tree, above, now| {
+                let by = actor(who, &tree.top, above)?;
                 let parent = tree
                     .top
                     .parent
@@ -226,7 +226,7 @@ impl Issuer {
         who: &Principal,
         id: TaskId,
         action: &'static str,
-        rule: impl Fn(&Self, Tree, &[Task], Timestamp) -> Result<Changes, Refused>,
+        rule: impl Fn(Tree, &[Task], Timestamp) -> Result<Changes, Refused>,
     ) -> Result<(Task, u64), Refused> {
         for _ in 0..ATTEMPTS {
             let now = self.clock.now();
@@ -236,7 +236,7 @@ impl Issuer {
                 below: self.descendants(&top).await?,
                 top: top.clone(),
             };
-            let changes = rule(self, tree, &above, now)?;
+            let changes = rule(tree, &above, now)?;
             let commit = self.commit_of(who, action, &top, &changes, now);
             match self.store.commit(commit).await {
                 Ok(committed) => {
@@ -303,20 +303,6 @@ impl Issuer {
         commit
     }
 
-    /// In which role a principal acts on a task.
-    fn actor(&self, who: &Principal, task: &Task) -> Result<Actor, Refused> {
-        match who {
-            Principal::Admin(name) => Ok(Actor::Admin(name.clone())),
-            Principal::Issuer => Ok(Actor::Issuer),
-            Principal::Node(node) => Ok(Actor::Node(node.clone())),
-            Principal::Workload(caller) => match caller.acting {
-                Some(acting) if acting == task.id => Ok(Actor::Holder),
-                Some(acting) => Ok(Actor::Ancestor(acting)),
-                None => Err(Refused::no_task()),
-            },
-        }
-    }
-
     /// Tasks above, nearest first.
     pub(crate) async fn ancestors(&self, task: &Task) -> Result<Vec<Task>, Refused> {
         let mut above = Vec::new();
@@ -359,6 +345,23 @@ impl Issuer {
             }
         }
         Ok(below)
+    }
+}
+
+/// In which role a principal acts on a task. An agent says through which task its workload acts;
+/// that it lies above is checked here.
+fn actor(who: &Principal, task: &Task, above: &[Task]) -> Result<Actor, Refused> {
+    match who {
+        Principal::Admin(name) => Ok(Actor::Admin(name.clone())),
+        Principal::Issuer => Ok(Actor::Issuer),
+        Principal::Node(node) => Ok(Actor::Node(node.clone())),
+        Principal::Workload(caller) => match caller.acting {
+            Some(acting) if acting == task.id => Ok(Actor::Holder),
+            Some(acting) if above.iter().any(|task| task.id == acting) => {
+                Ok(Actor::Ancestor(acting))
+            }
+            _ => Err(Refused::no_task()),
+        },
     }
 }
 

@@ -120,7 +120,7 @@ impl Run {
             }
             node::session_request::Message::Open(_) => {}
             node::session_request::Message::Lease(lease) => {
-                self.issuer.renew_lease(id, self.session.number)?;
+                self.issuer.renew_lease(id, self.session.number).await?;
                 let lease_ms = self.issuer.settings().lease.as_millis();
                 let lease = node::session_response::Lease {
                     counter: lease.counter,

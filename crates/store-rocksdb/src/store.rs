@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use rocksdb::WriteBatch;
@@ -28,6 +29,9 @@ pub struct RocksStore {
     position: watch::Receiver<LogPosition>,
     writer: Running,
 }
+
+/// How long closing waits for reads that nobody awaits any more.
+const READS: Duration = Duration::from_secs(5);
 
 /// The writer thread and the way to it.
 struct Running {
@@ -161,14 +165,31 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RocksStore {
+    /// Leaves the folder to the next opener: a read that was given up may still be at work.
     fn drop(&mut self) {
+        self.writer.stop();
+        let waited = std::time::Instant::now();
+        while Arc::strong_count(&self.base) > 1 && waited.elapsed() < READS {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Running {
+    fn stop(&mut self) {
         self.jobs = None;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
             tracing::error!("the store's writer panicked");
         }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
