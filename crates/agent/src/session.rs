@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use taskmint_daemon::Condition;
+use taskmint_lifecycle::RENEWAL_GRACE;
 use taskmint_model::{Binding, Timestamp};
 use taskmint_wire::{denial_of, node, task, task_from_wire};
 use tokio::sync::mpsc;
@@ -162,7 +163,11 @@ impl<'a> Session<'a> {
 
     async fn identify(&mut self, must_attest: bool) -> Result<NodeIdentity, JoinError> {
         if !must_attest && let Some(identity) = self.joiner.saved().await? {
-            return Ok(identity);
+            // Beyond the grace the server does not even shake hands.
+            if self.agent.clock.now() < identity.expires_at + RENEWAL_GRACE {
+                return Ok(identity);
+            }
+            tracing::warn!(node = %identity.id, "expired for too long: it must attest anew");
         }
         let identity = self.joiner.attest().await?;
         self.attested = true;

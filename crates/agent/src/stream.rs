@@ -257,7 +257,13 @@ pub(crate) async fn x509_svids(
         }
     }
     if have.is_empty() {
-        return Err(nothing(&agent, &caller, failed, view.missing));
+        return Err(nothing(
+            &agent,
+            &caller,
+            "FetchX509SVID",
+            failed,
+            view.missing,
+        ));
     }
     let hints = hints(&hinted(&have, &view.entries));
     let der = bundle.x509_der();
@@ -368,17 +374,16 @@ fn hinted<'a>(have: &'a [(&Held, Arc<Svid>)], entries: &'a Entries) -> Vec<Hinte
 pub(crate) fn nothing(
     agent: &Agent,
     caller: &Caller,
+    action: &'static str,
     failed: Option<Status>,
     missing: Option<Missing>,
 ) -> Status {
     match (failed, missing) {
         (Some(status), _) | (None, Some(Missing::Status(status))) => without_task(status),
-        (None, Some(Missing::Denied(denial))) => {
-            agent.denials.give(caller, "FetchX509SVID", denial)
-        }
+        (None, Some(Missing::Denied(denial))) => agent.denials.give(caller, action, denial),
         (None, None) => {
             let denial = Denial::no_identity("NO_TASK", "this process has no task");
-            agent.denials.give(caller, "FetchX509SVID", denial)
+            agent.denials.give(caller, action, denial)
         }
     }
 }

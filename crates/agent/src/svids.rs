@@ -96,6 +96,8 @@ impl Svids {
             },
             Err(status) => {
                 *current = None;
+                // Its end may have come before this asked: nobody else would drop the cell then.
+                self.forget(task);
                 Err(status)
             }
         }

@@ -147,7 +147,7 @@ async fn jwt_svids(
 ) -> Result<workload::JwtsvidResponse, Status> {
     let view = agent.view(caller).await?;
     if view.tasks.is_empty() {
-        return Err(nothing(agent, caller, None, view.missing));
+        return Err(nothing(agent, caller, "FetchJWTSVID", None, view.missing));
     }
     let chosen = choose(&view.tasks, &audience, wanted.as_ref());
     if chosen.is_empty() {

@@ -16,7 +16,8 @@ use taskmint_id::{Bundle, P256PublicKey, SpiffeId, TrustDomain, X509Authority};
 use taskmint_model::{Clock, SystemClock, SystemEntropy, TaskId, Timestamp};
 use taskmint_testkit::{LeafSpec, TestCa};
 use taskmint_wire::node::nodes_server::{Nodes, NodesServer};
-use taskmint_wire::{Denied, node, task};
+use taskmint_wire::revocation::revocation_server::{Revocation, RevocationServer};
+use taskmint_wire::{Denied, node, revocation, task};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -51,6 +52,8 @@ pub(crate) struct State {
     pub(crate) node_ttl: Duration,
     pub(crate) limit: Duration,
     pub(crate) refuse_sessions: Option<&'static str>,
+    pub(crate) has_log: bool,
+    pub(crate) watched: Vec<revocation::WatchRequest>,
     requests: BTreeMap<Vec<u8>, String>,
     sessions: Vec<Session>,
     bundle_sequence: u64,
@@ -93,6 +96,8 @@ impl Fake {
             node_ttl: Duration::from_secs(24 * 3600),
             limit: Duration::from_secs(24 * 3600),
             refuse_sessions: None,
+            has_log: false,
+            watched: Vec::new(),
             requests: BTreeMap::new(),
             sessions: Vec::new(),
             bundle_sequence: 1,
@@ -121,7 +126,8 @@ impl Fake {
             }
         });
         let service = NodesServer::new(fake.clone());
-        let server = Server::builder().add_service(service);
+        let log = RevocationServer::new(fake.clone());
+        let server = Server::builder().add_service(service).add_service(log);
         tokio::spawn(server.serve_with_incoming(ReceiverStream::new(accepted)));
         fake
     }
@@ -488,7 +494,11 @@ impl Nodes for Fake {
             let inventory = node::session_response::Inventory {
                 tasks: state.tasks.values().filter(live).cloned().collect(),
                 lapsed: std::mem::take(&mut state.lapsed),
-                watch_address: String::new(),
+                watch_address: if state.has_log {
+                    self.0.address.to_string()
+                } else {
+                    String::new()
+                },
                 settings: Some(node::Settings {
                     lease_ms: u64::try_from(state.lease.as_millis()).unwrap(),
                     ..Default::default()
@@ -709,6 +719,44 @@ impl Nodes for Fake {
     ) -> Result<Response<node::ReportDenialResponse>, Status> {
         self.state(|state| state.denials.push(request.into_inner()));
         Ok(Response::new(node::ReportDenialResponse {}))
+    }
+}
+
+/// A log that answers everything with what was asked, as octets that mean nothing.
+#[tonic::async_trait]
+impl Revocation for Fake {
+    type WatchStream = ReceiverStream<Result<revocation::WatchResponse, Status>>;
+
+    async fn watch(
+        &self,
+        request: Request<Streaming<revocation::WatchRequest>>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let (out, frames) = mpsc::channel(4);
+        let fake = self.clone();
+        let mut requests = request.into_inner();
+        tokio::spawn(async move {
+            let mut first = 0;
+            while let Ok(Some(request)) = requests.message().await {
+                use prost::Message;
+                let records = request.encode_to_vec().into();
+                fake.state(|state| state.watched.push(request));
+                first += 1;
+                let delta = revocation::Delta {
+                    records,
+                    first,
+                    last: first,
+                };
+                let frame = Some(revocation::watch_response::Frame::Delta(delta));
+                let frame = revocation::WatchResponse {
+                    frame,
+                    prompt: first % 2 == 0,
+                };
+                if out.send(Ok(frame)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(frames)))
     }
 }
 

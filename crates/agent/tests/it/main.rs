@@ -14,6 +14,7 @@ mod fake;
 mod holding;
 mod node;
 mod puppet;
+mod relay;
 mod session;
 mod tasks;
 mod workload;
