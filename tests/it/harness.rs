@@ -6,7 +6,7 @@ use std::sync::Arc;
 use taskmint_client::Endpoint;
 use taskmint_config::{Overrides, ServerConfig};
 use taskmint_daemon::{Shutdown, Tasks};
-use taskmint_model::{SystemClock, SystemEntropy};
+use taskmint_model::{Clock, SystemClock, SystemEntropy};
 use taskmint_server::{Running, Server};
 use taskmint_wire::admin;
 use taskmint_wire::admin::admin_client::AdminClient;
@@ -34,6 +34,11 @@ impl World {
 
     /// One over what an earlier one left in its folder.
     pub(crate) async fn in_folder(folder: Arc<TempDir>, lines: &str) -> Self {
+        Self::by(folder, lines, Arc::new(SystemClock)).await
+    }
+
+    /// One by another clock.
+    pub(crate) async fn by(folder: Arc<TempDir>, lines: &str, clock: Arc<dyn Clock>) -> Self {
         let data = folder.path().join("server");
         let text = format!(
             "trust_domain = \"example.org\"\ndata_dir = \"{}\"\nlisten = \"127.0.0.1:0\"\n\
@@ -42,7 +47,7 @@ impl World {
         );
         let config = ServerConfig::parse(&text, "test", &Overrides::none()).unwrap();
         let tasks = Tasks::new(Shutdown::new());
-        let server = Server::new(config, Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let server = Server::new(config, clock, Arc::new(SystemEntropy));
         let server = server.bind().await.unwrap().serve(&tasks).await.unwrap();
         let endpoint = Endpoint::Unix(server.admin_socket.clone());
         let admin = AdminClient::new(taskmint_client::connect(&endpoint).await.unwrap());

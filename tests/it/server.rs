@@ -234,6 +234,20 @@ async fn whoever_copied_a_nodes_state_suspends_it() {
         .task
         .unwrap();
     assert_eq!(task.state(), task::State::Suspended);
+
+    // Whoever attests anew, over a new token, is the honest one: what it held goes on.
+    let join = world.token("n1").await;
+    let _anew = Node::join(&join).await;
+    let get = task::GetRequest { task_id: task.id };
+    let task = world
+        .admin
+        .get_task(get)
+        .await
+        .unwrap()
+        .into_inner()
+        .task
+        .unwrap();
+    assert_eq!(task.state(), task::State::Live);
 }
 
 #[tokio::test]
@@ -464,4 +478,36 @@ async fn two_sessions_of_one_node_that_both_answer_suspend_it() {
         .unwrap()
         .into_inner();
     assert_eq!(listed.nodes[0].state, "suspended");
+}
+
+#[tokio::test]
+async fn keys_are_rotated_by_half_of_their_life_and_forgotten_when_nothing_needs_them() {
+    const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+    let clock = taskmint_testkit::ManualClock::default();
+    let lines = "store.kind = \"memory\"\nkeys.kind = \"memory\"\ncredentials.ca_ttl = \"80d\"";
+    let folder = std::sync::Arc::new(tempfile::TempDir::new().unwrap());
+    let world = World::by(folder, lines, std::sync::Arc::new(clock.clone())).await;
+    let issuer = &world.server.issuer;
+    let anchors = || issuer.bundle().borrow().x509_authorities().len();
+    let first = issuer.ca_certificate().await.unwrap();
+    issuer.rotate().await.unwrap();
+    assert_eq!(anchors(), 1, "nothing is due yet");
+
+    clock.advance(40 * DAY);
+    issuer.rotate().await.unwrap();
+    assert_eq!(anchors(), 2, "a successor is known before it signs");
+    assert_eq!(issuer.ca_certificate().await.unwrap(), first);
+
+    clock.advance(10 * DAY);
+    issuer.rotate().await.unwrap();
+    assert_ne!(
+        issuer.ca_certificate().await.unwrap(),
+        first,
+        "the successor signs"
+    );
+    assert_eq!(anchors(), 2, "what the first one signed lives on");
+
+    clock.advance(9 * DAY);
+    issuer.rotate().await.unwrap();
+    assert_eq!(anchors(), 1, "and is forgotten when nothing needs it");
 }

@@ -145,6 +145,63 @@ impl Issuer {
         Ok(record)
     }
 
+    /// Rotates by itself what has lived half of its time: a successor is prepared, so that everybody
+    /// learns of it, and activated once they had time to; and forgets what nothing needs any more.
+    ///
+    /// # Errors
+    /// When the store or the authority can't.
+    pub async fn rotate(&self) -> Result<(), Refused> {
+        let now = self.clock.now();
+        let records = self.store.authorities().await?;
+        for usage in [KeyUse::Ca, KeyUse::Jwt, KeyUse::Log] {
+            let of = |state| {
+                records
+                    .iter()
+                    .rfind(move |r| r.usage == usage && r.state == state)
+            };
+            let Some(active) = of(AuthorityState::Active) else {
+                continue;
+            };
+            let began = active.activated_at.unwrap_or(active.created_at);
+            // JWT keys do not expire by themselves; they are as old as a CA may get.
+            let life = active.expires_at.since(began).min(self.settings.ca_ttl);
+            match of(AuthorityState::Prepared) {
+                None if now.since(began) >= life / 2 => {
+                    tracing::info!(
+                        ?usage,
+                        "half of a key's life is over: preparing a successor"
+                    );
+                    self.prepare_authority(&Principal::Issuer, usage).await?;
+                }
+                Some(next)
+                    if now.since(began) >= life / 2 && now.since(next.created_at) >= life / 8 =>
+                {
+                    tracing::info!(?usage, key = %next.id, "activating the successor");
+                    self.activate_authority(&Principal::Issuer, next.id).await?;
+                }
+                _ => {}
+            }
+        }
+        let over = |r: &&AuthorityRecord| {
+            r.state == AuthorityState::Retired && self.needed_until(r).is_some_and(|at| at <= now)
+        };
+        for record in records.iter().filter(over) {
+            self.retire_authority(&Principal::Issuer, record.id).await?;
+        }
+        Ok(())
+    }
+
+    /// Calls [`Self::rotate`] when something may be due. Runs until dropped.
+    pub async fn rotate_in_time(&self) {
+        let tick = (self.settings.ca_ttl / 64).min(std::time::Duration::from_secs(600));
+        loop {
+            if let Err(error) = self.rotate().await {
+                tracing::error!(%error, "keys could not be rotated");
+            }
+            tokio::time::sleep(tick).await;
+        }
+    }
+
     /// The newest certificate of the log's key, for whoever checks heads.
     ///
     /// # Errors

@@ -175,11 +175,11 @@ impl Issuer {
         if ahead > 0 && upto == signed.sequence {
             return Err(Refused::busy());
         }
-        let floors = records.iter().filter_map(|record| match record.change {
+        let mut floors = records.iter().filter_map(|record| match record.change {
             taskmint_status::record::Change::Floor { bucket } => Some(bucket),
             _ => None,
         });
-        let floor = floors.last().unwrap_or(signed.floor);
+        let floor = floors.next_back().unwrap_or(signed.floor);
         // The wall clock may be set back; the time of heads may not go back with it (P15).
         let at = self.clock.now().max(signed.at);
         let identity = self.store.identity();

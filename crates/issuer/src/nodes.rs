@@ -5,7 +5,8 @@ use taskmint_id::SpiffeId;
 use taskmint_lifecycle::{self as lifecycle, Ask};
 use taskmint_mint::PublicKey;
 use taskmint_model::{
-    Binding, Holder, Node, NodeState, NodeSvid, Selectors, Task, TaskId, TaskKind, Timestamp,
+    Actor, Binding, Holder, Node, NodeState, NodeSvid, Selectors, State, Task, TaskId, TaskKind,
+    Timestamp,
 };
 use taskmint_store::{Change, Commit, CommitError, Expect, TaskQuery};
 
@@ -134,6 +135,9 @@ impl Issuer {
             if let Some(before) = known {
                 self.supersede(&before.current, before.pending.as_ref())
                     .await;
+                if before.state == NodeState::Suspended {
+                    self.resume_tasks_of(&id).await;
+                }
             }
             self.leases.grant(&id, now + self.settings.lease);
             return Ok((node, minted(&svid)));
@@ -445,6 +449,21 @@ impl Issuer {
             self.suspend(&Principal::Issuer, id, why).await?;
         }
         Ok(())
+    }
+
+    /// P11: a node that attested anew is the honest one; what was suspended because its state was
+    /// copied goes on. What somebody else suspended stays so.
+    async fn resume_tasks_of(&self, node: &SpiffeId) {
+        for id in self.live.held_by(node) {
+            let task = self.store.task(id).await.ok().flatten();
+            let ours = task.is_some_and(|task| match task.state {
+                State::Suspended { own: Some(own), .. } => own.by == Actor::Issuer,
+                _ => false,
+            });
+            if ours && let Err(error) = self.resume(&Principal::Issuer, id).await {
+                tracing::warn!(task = %id, %error, "a task stays suspended");
+            }
+        }
     }
 
     async fn put_node(

@@ -36,9 +36,17 @@ impl Authority {
 
     /// What both have.
     pub fn common(&self, other: &Self) -> Self {
+        let common = |mine: &BTreeSet<String>, theirs: &BTreeSet<String>| match (
+            mine.contains(Self::ANY),
+            theirs.contains(Self::ANY),
+        ) {
+            (true, _) => theirs.clone(),
+            (false, true) => mine.clone(),
+            (false, false) => mine & theirs,
+        };
         Self {
-            scopes: &self.scopes & &other.scopes,
-            audiences: &self.audiences & &other.audiences,
+            scopes: common(&self.scopes, &other.scopes),
+            audiences: common(&self.audiences, &other.audiences),
         }
     }
 
@@ -101,5 +109,10 @@ mod tests {
         assert!(one.is_within(&any) && none.is_within(&one) && any.is_within(&any));
         assert!(!any.is_within(&one) && !one.is_within(&none));
         assert_eq!(any.first_beyond(&one).unwrap(), "audience `*`");
+        assert_eq!(
+            (any.common(&one), one.common(&any)),
+            (one.clone(), one.clone())
+        );
+        assert_eq!(one.common(&none), none);
     }
 }

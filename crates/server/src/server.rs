@@ -191,6 +191,14 @@ impl Bound {
             }
             Ok::<_, ServeError>(())
         });
+        let (keys, stop) = (Arc::clone(issuer), tasks.shutdown().requested());
+        tasks.spawn("keys", async move {
+            tokio::select! {
+                () = keys.rotate_in_time() => {}
+                () = stop => {}
+            }
+            Ok::<_, ServeError>(())
+        });
         let stop = tasks.shutdown().requested();
         tasks.spawn("ends", async move {
             tokio::select! {
@@ -277,7 +285,8 @@ impl Bound {
         );
         let stop = tasks.shutdown().requested();
         let mut allowed = self.config.admin.allowed_uids.clone();
-        allowed.push(nix::unistd::geteuid().as_raw());
+        // Root could become this uid at will; refusing it would only cost a detour.
+        allowed.extend([0, nix::unistd::geteuid().as_raw()]);
         let incoming = accept_admins(self.admin, allowed);
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(taskmint_wire::DESCRIPTORS)
