@@ -37,26 +37,7 @@ impl Explain {
             denial_id: self.denial,
         };
         let denial = context.admin().await?.explain(request).await?.into_inner();
-        if context.out.is_json() {
-            return context.out.one(&record(&denial));
-        }
-        let mut text = String::new();
-        for (name, lines) in [
-            ("attested as", &denial.selectors),
-            ("considered", &denial.detail),
-        ] {
-            for (index, line) in lines.iter().enumerate() {
-                let name = if index == 0 { name } else { "" };
-                let line = Record::new().text("line", line);
-                let shown = line
-                    .get("line")
-                    .map(crate::output::Field::show)
-                    .unwrap_or_default();
-                text.push_str(&format!(" {name:<11}  {shown}\n"));
-            }
-        }
-        context.out.one(&short(&denial))?;
-        context.out.text(&text)
+        context.out.one(&record(&denial))
     }
 }
 
@@ -76,8 +57,7 @@ impl Denials {
     }
 }
 
-/// What fits a line each.
-fn short(denial: &admin::Denial) -> Record {
+fn record(denial: &admin::Denial) -> Record {
     Record::new()
         .text("id", &denial.id)
         .instant("at", denial.at_ms)
@@ -87,12 +67,8 @@ fn short(denial: &admin::Denial) -> Record {
         .text("reason", &denial.reason)
         .text("message", &denial.message)
         .text("fix", &denial.fix)
-}
-
-fn record(denial: &admin::Denial) -> Record {
-    short(denial)
-        .list("selectors", &denial.selectors)
-        .list("detail", &denial.detail)
+        .lines("selectors", &denial.selectors)
+        .lines("detail", &denial.detail)
 }
 
 #[cfg(test)]

@@ -54,17 +54,25 @@ impl Dev {
     /// Runs until a signal; gives the exit code.
     pub(crate) fn main(self) -> ExitCode {
         let started = Instant::now();
-        taskmint_daemon::run("taskmint-dev", move |tasks| async move {
-            logging::init(logging::Format::Text, &self.log).map_err(Failure::usage)?;
-            match self.serve(&tasks, started).await {
-                Ok(()) => Ok(()),
-                Err(error) => Err(Failure::failed(format!("{error:#}"))),
+        let folder = match Folder::open(self.dir.as_deref()) {
+            Ok(folder) => Arc::new(folder),
+            Err(error) => {
+                note(format_args!("taskmint-dev: {error:#}"));
+                return ExitCode::from(taskmint_daemon::exit::FAILED);
             }
-        })
+        };
+        let used = Arc::clone(&folder);
+        let code = taskmint_daemon::run("taskmint-dev", move |tasks| async move {
+            logging::init(logging::Format::Text, &self.log).map_err(Failure::usage)?;
+            let served = self.serve(&tasks, &used, started).await;
+            served.map_err(|error| Failure::failed(format!("{error:#}")))
+        });
+        // Only now is the store closed, and nobody writes into the folder any more.
+        drop(folder);
+        code
     }
 
-    async fn serve(self, tasks: &Tasks, started: Instant) -> anyhow::Result<()> {
-        let folder = Folder::open(self.dir.as_deref())?;
+    async fn serve(&self, tasks: &Tasks, folder: &Folder, started: Instant) -> anyhow::Result<()> {
         note(format_args!(
             "\u{1b}[1;33mThis is taskmint for DEVELOPMENT.\u{1b}[0m Every process of uid {} gets an \
              identity, whatever it is, and keys are kept beside the data they protect.\nNever use \
@@ -77,12 +85,12 @@ impl Dev {
                 ""
             },
         ));
-        let config = server_config(&self.trust_domain, &folder)?;
+        let config = server_config(&self.trust_domain, folder)?;
         let server = Server::new(config, Arc::new(SystemClock), Arc::new(SystemEntropy));
         let server = server.bind().await?.serve(tasks).await?;
         let mut admin = Admin::new(connect(&Endpoint::Unix(server.admin_socket.clone())).await?);
         register(&mut admin, &self.trust_domain).await?;
-        let settings = agent_settings(&folder, &mut admin, server.address).await?;
+        let settings = agent_settings(folder, &mut admin, server.address).await?;
         let sockets = settings.sockets.clone();
         taskmint_agent::serve(settings, tasks).await?;
         let bundle = keep_bundle(&server, folder.path(), tasks)?;
@@ -118,11 +126,7 @@ impl Dev {
             ("TASKMINT_TRUST_BUNDLE", bundle.display().to_string()),
             ("TASKMINT_DEV_PID", std::process::id().to_string()),
         ];
-        exports::print(&variables)?;
-        tasks.shutdown().requested().await;
-        // The store is still being closed; its folder goes with the last of it.
-        folder.remove_with(tasks);
-        Ok(())
+        Ok(exports::print(&variables)?)
     }
 }
 

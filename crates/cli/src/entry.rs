@@ -20,10 +20,6 @@ const PAGE: usize = 1000;
 
 /// `taskmint entry`.
 #[derive(Debug, Subcommand)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one value in the life of a process"
-)]
 pub enum Command {
     /// Create entries: one from flags, or many from a file.
     Create(Create),

@@ -6,7 +6,6 @@ use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use taskmint_daemon::Tasks;
 
 use crate::context::random;
 
@@ -57,16 +56,6 @@ impl Folder {
     pub(super) fn utf8(&self, name: &str) -> anyhow::Result<String> {
         let path = self.path.join(name).into_os_string().into_string();
         path.map_err(|path| anyhow::anyhow!("`{}` is no UTF-8", path.to_string_lossy()))
-    }
-
-    /// Removes a fresh folder after everything that writes into it has drained.
-    pub(super) fn remove_with(self, tasks: &Tasks) {
-        let forced = tasks.shutdown().forced();
-        tasks.spawn_support("folder", async move {
-            forced.await;
-            drop(self);
-            Ok::<(), io::Error>(())
-        });
     }
 }
 

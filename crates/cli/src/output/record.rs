@@ -28,6 +28,8 @@ pub enum Field {
     Octets(Vec<u8>),
     /// Several texts.
     List(Vec<String>),
+    /// Several texts that need a line each.
+    Lines(Vec<String>),
     /// Texts by name.
     Map(BTreeMap<String, String>),
     /// A thing within it, if there is one.
@@ -91,6 +93,12 @@ impl Record {
         self.with(name, Field::List(list.to_vec()))
     }
 
+    /// With several texts more that need a line each.
+    #[must_use]
+    pub fn lines(self, name: &'static str, lines: &[String]) -> Self {
+        self.with(name, Field::Lines(lines.to_vec()))
+    }
+
     /// One field.
     pub fn get(&self, name: &str) -> Option<&Field> {
         self.0
@@ -135,7 +143,7 @@ impl Field {
             }
             Self::Flag(flag) => Value::from(*flag),
             Self::Octets(octets) => unset_if(octets.is_empty(), hex::encode(octets)),
-            Self::List(list) => Value::from(list.as_slice()),
+            Self::List(list) | Self::Lines(list) => Value::from(list.as_slice()),
             Self::Map(map) => {
                 let members = map
                     .iter()
@@ -160,7 +168,7 @@ impl Field {
                 .to_string(),
             Self::Lifetime(millis) => show_duration(*millis),
             Self::Octets(octets) => hex::encode(octets),
-            Self::List(list) => one_line(&list.join(", ")),
+            Self::List(list) | Self::Lines(list) => one_line(&list.join(", ")),
             Self::Map(map) => {
                 let pairs: Vec<_> = map
                     .iter()
@@ -191,7 +199,7 @@ fn unset_if(unset: bool, value: impl Into<Value>) -> Value {
 }
 
 /// Others chose these texts: a purpose must not move the cursor or fake a row.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
         .collect()

@@ -4,8 +4,11 @@ use std::fmt::Write as _;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
-use super::Record;
-use super::record::words;
+use super::record::{one_line, words};
+use super::{Field, Record};
+
+/// Fields of a thing within another that fit on one line.
+const SHORT: usize = 4;
 
 const BOLD: &str = "\u{1b}[1m";
 const FAINT: &str = "\u{1b}[2m";
@@ -38,20 +41,39 @@ pub(super) fn table(columns: &[Column], records: &[Record]) -> String {
     text
 }
 
-/// A line for each field that is set, nested things below their name.
+/// A line for each field that is set; what is within it and long stands below its name.
 pub(super) fn details(record: &Record) -> String {
     let mut table = plain();
-    for (name, field) in record.fields() {
-        let shown = field.show();
-        if !shown.is_empty() {
-            table.add_row([words(name), shown]);
-        }
-    }
+    rows(record, "", &mut table);
     let mut text = String::new();
     for line in table.lines() {
         push(&mut text, "", line.trim_end());
     }
     text
+}
+
+fn rows(record: &Record, indent: &str, table: &mut Table) {
+    for (name, field) in record.fields() {
+        let name = format!("{indent}{}", words(name));
+        match field {
+            Field::Record(Some(within)) if within.fields().count() > SHORT => {
+                table.add_row([name, String::new()]);
+                rows(within, &format!("{indent}  "), table);
+            }
+            Field::Lines(lines) => {
+                for (index, line) in lines.iter().enumerate() {
+                    let name = if index == 0 { name.as_str() } else { "" };
+                    table.add_row([name, &one_line(line)]);
+                }
+            }
+            other => {
+                let shown = other.show();
+                if !shown.is_empty() {
+                    table.add_row([name, shown]);
+                }
+            }
+        }
+    }
 }
 
 /// One row of a table that has no end.
@@ -75,7 +97,7 @@ fn plain() -> Table {
 }
 
 fn cells(columns: &[Column], record: &Record) -> Vec<String> {
-    let shown = |(_, name): &Column| record.get(name).map(super::Field::show).unwrap_or_default();
+    let shown = |(_, name): &Column| record.get(name).map(Field::show).unwrap_or_default();
     columns
         .iter()
         .map(shown)
@@ -93,13 +115,13 @@ fn is_number(columns: &[Column], records: &[Record], index: usize) -> bool {
     let Some((_, name)) = columns.get(index) else {
         return false;
     };
-    let number = |record: &Record| matches!(record.get(name), Some(super::Field::Number(_)));
+    let number = |record: &Record| matches!(record.get(name), Some(Field::Number(_)));
     !records.is_empty() && records.iter().all(number)
 }
 
 fn is_over(record: &Record) -> bool {
     let over = ["ended", "retired", "evicted", "banned"];
-    matches!(record.get("state"), Some(super::Field::Text(state)) if over.contains(&state.as_str()))
+    matches!(record.get("state"), Some(Field::Text(state)) if over.contains(&state.as_str()))
 }
 
 fn push(text: &mut String, style: &str, line: &str) {

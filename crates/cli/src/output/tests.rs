@@ -85,3 +85,21 @@ fn what_others_wrote_cannot_move_the_cursor() {
     assert_eq!(captured.text().lines().count(), 2);
     assert!(!captured.text().contains('\u{1b}'));
 }
+
+#[test]
+fn what_is_long_stands_below_its_name_and_lines_below_each_other() {
+    let long = Record::new()
+        .text("a", "1")
+        .text("b", "2")
+        .text("c", "3")
+        .text("d", "4")
+        .text("e", "5");
+    let record = Record::new()
+        .with("task", Field::Record(Some(long)))
+        .lines("detail", &["first".to_owned(), "second".to_owned()]);
+    let captured = Captured::default();
+    captured.output(Format::Table).one(&record).unwrap();
+    let expected = " task\n   a     1\n   b     2\n   c     3\n   d     4\n   e     5\n \
+                    detail  first\n         second\n";
+    assert_eq!(captured.text(), expected);
+}

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use taskmint_wire::{admin, task};
+use tokio::signal::unix::{SignalKind, signal};
+use tonic::Streaming;
 
 use super::record::record;
 use super::{Api, Side, ended};
@@ -175,21 +177,28 @@ impl Delegate {
     }
 }
 
-/// The task is bound to this process: stays until interrupted, then completes it.
+/// The task is bound to this process: stays until interrupted, then completes it. Stays no longer
+/// than the task.
 async fn hold(
     context: &mut Context,
     mut api: Api,
     begun: task::BeginResponse,
 ) -> Result<(), Failure> {
+    // Before anybody learns of the task: from then on it may be ended.
+    let changes = api.watch(admin::WatchTasksRequest::default()).await?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(anyhow::Error::from)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(anyhow::Error::from)?;
     context.out.one(&begun_record(&begun))?;
     note("the task lives as long as this command; interrupt it to complete the task");
-    let mut end = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-        .map_err(anyhow::Error::from)?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted.map_err(anyhow::Error::from)?,
-        _ = end.recv() => {}
-    }
     let task_id = begun.task.map(|task| task.id).unwrap_or_default();
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        ending = ending(changes, &task_id) => {
+            let message = format!("the task was ended ({}) by {}", ending.cause, ending.by);
+            return Err(Failure::Refused { reason: "TASK_ENDED".to_owned(), message });
+        }
+    }
     let request = task::EndRequest {
         request_id: request_id(),
         task_id,
@@ -197,6 +206,17 @@ async fn hold(
     };
     let response = api.end(super::End::Complete, request).await?;
     context.out.one(&ended(&response))
+}
+
+/// Waits until somebody else ends the task; for ever where that can't be known any more.
+async fn ending(mut changes: Streaming<task::TaskResponse>, task_id: &str) -> task::Ending {
+    while let Ok(Some(change)) = changes.message().await {
+        let task = change.task.filter(|task| task.id == task_id);
+        if let Some(ending) = task.and_then(|task| task.ending) {
+            return ending;
+        }
+    }
+    std::future::pending().await
 }
 
 fn begun_record(begun: &task::BeginResponse) -> Record {

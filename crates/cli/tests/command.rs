@@ -1,0 +1,396 @@
+//! The command itself, against `taskmint dev`: processes, sockets, exit codes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests"
+)]
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// `taskmint dev`, and what it exported.
+struct Dev {
+    process: Child,
+    variables: Vec<(String, String)>,
+}
+
+impl Dev {
+    fn start(arguments: &[&str]) -> Self {
+        let mut process = taskmint()
+            .arg("dev")
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // To its end, which comes once everything is ready.
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let read = |line: String| {
+            let (name, value) = line.strip_prefix("export ")?.split_once('=')?;
+            Some((name.to_owned(), value.to_owned()))
+        };
+        let variables = lines.map(|line| read(line.unwrap()).expect("only exports"));
+        Self {
+            variables: variables.collect(),
+            process,
+        }
+    }
+
+    fn variable(&self, name: &str) -> &str {
+        let found = self.variables.iter().find(|(own, _)| own == name);
+        &found.unwrap_or_else(|| panic!("no {name}")).1
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = taskmint();
+        command.args(arguments).envs(self.variables.iter().cloned());
+        command
+    }
+
+    fn output(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.output(&[arguments, &["-o", "json"]].concat());
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// The only task with this purpose, as the server knows it.
+    fn task(&self, purpose: &str) -> Value {
+        let tasks = self.json(&["task", "list", "--admin", "--ended"]);
+        let mut found = tasks
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|task| task["purpose"] == purpose);
+        let task = found
+            .next()
+            .unwrap_or_else(|| panic!("no task for `{purpose}`"));
+        assert!(found.next().is_none());
+        task.clone()
+    }
+
+    fn stop(mut self) -> Option<i32> {
+        self.signal();
+        self.process.wait().unwrap().code()
+    }
+
+    fn signal(&self) {
+        let pid = Pid::from_raw(i32::try_from(self.process.id()).unwrap());
+        kill(pid, Signal::SIGTERM).unwrap();
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        if self.process.try_wait().is_ok_and(|ended| ended.is_none()) {
+            self.signal();
+            self.process.wait().unwrap();
+        }
+    }
+}
+
+/// Without the sockets of whoever runs the tests.
+fn taskmint() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_taskmint"));
+    for name in [
+        "SPIFFE_ENDPOINT_SOCKET",
+        "TASKMINT_TASK_SOCKET",
+        "TASKMINT_REVOCATION_SOCKET",
+        "TASKMINT_ADMIN_SOCKET",
+        "TASKMINT_TRUST_BUNDLE",
+    ] {
+        command.env_remove(name);
+    }
+    command
+}
+
+#[test]
+fn the_exit_status_of_a_command_is_passed_through_and_tells_how_its_task_ended() {
+    let dev = Dev::start(&[]);
+    let table = [
+        ("exit 0", 0, "completed"),
+        ("exit 7", 7, "failed"),
+        ("kill -KILL $$", 137, "failed"),
+    ];
+    for (script, code, cause) in table {
+        let run = [
+            "run",
+            "--purpose",
+            script,
+            "--scope",
+            "a",
+            "--",
+            "sh",
+            "-c",
+            script,
+        ];
+        assert_eq!(dev.output(&run).status.code(), Some(code), "{script}");
+        let task = dev.task(script);
+        assert_eq!(
+            (&task["state"], &task["ending"]["cause"]),
+            (&"ended".into(), &cause.into())
+        );
+        assert_eq!(
+            (&task["binding"], &task["scopes"][0]),
+            (&"tree".into(), &"a".into())
+        );
+    }
+}
+
+#[test]
+fn a_command_that_can_not_be_run_begins_no_task() {
+    let dev = Dev::start(&[]);
+    let table = [
+        (vec!["run", "--", "/no/such/command"], 127),
+        (vec!["run", "--", "/"], 126),
+        (
+            vec![
+                "run",
+                "--spiffe-id",
+                "spiffe://dev.taskmint/nobody",
+                "--",
+                "true",
+            ],
+            125,
+        ),
+        (
+            vec!["run", "--task-socket", "/no/such.sock", "--", "true"],
+            125,
+        ),
+        (vec!["run", "--ttl", "10", "--", "true"], 64),
+    ];
+    for (arguments, code) in table {
+        assert_eq!(
+            dev.output(&arguments).status.code(),
+            Some(code),
+            "{arguments:?}"
+        );
+    }
+    assert_eq!(
+        dev.json(&["task", "list", "--admin", "--ended"]),
+        Value::Array(Vec::new())
+    );
+}
+
+#[test]
+fn a_denied_command_does_not_run_and_the_denial_explains_itself() {
+    let dev = Dev::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let witness = folder.path().join("ran");
+    let witness = witness.to_str().unwrap();
+    let id = "spiffe://dev.taskmint/nobody";
+    let output = dev.output(&[
+        "-o",
+        "json",
+        "run",
+        "--spiffe-id",
+        id,
+        "--",
+        "touch",
+        witness,
+    ]);
+    assert!(!Path::new(witness).exists());
+    let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(error["error"]["reason"], "NO_MATCHING_ENTRY");
+    // What was attested is the command, and not `taskmint`.
+    let story = dev.json(&["explain", error["error"]["denial_id"].as_str().unwrap()]);
+    let selectors = story["selectors"].to_string();
+    assert!(
+        selectors.contains("unix:path:") && !selectors.contains("taskmint"),
+        "{selectors}"
+    );
+}
+
+#[test]
+fn signals_reach_the_command() {
+    let dev = Dev::start(&[]);
+    let script = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.01; done";
+    let mut run = dev.command(&["run", "--", "sh", "-c", script]);
+    let mut run = run.stdout(Stdio::piped()).spawn().unwrap();
+    let mut ready = [0; 6];
+    run.stdout.take().unwrap().read_exact(&mut ready).unwrap();
+    kill(
+        Pid::from_raw(i32::try_from(run.id()).unwrap()),
+        Signal::SIGTERM,
+    )
+    .unwrap();
+    assert_eq!(run.wait().unwrap().code(), Some(9));
+}
+
+#[test]
+fn a_run_within_a_task_begins_below_it() {
+    let dev = Dev::start(&[]);
+    let taskmint = env!("CARGO_BIN_EXE_taskmint");
+    let inner = format!("{taskmint} run --purpose inner -- {taskmint} task show -o json");
+    let output = dev.output(&[
+        "run",
+        "--purpose",
+        "outer",
+        "--scope",
+        "a",
+        "--",
+        "sh",
+        "-c",
+        &inner,
+    ]);
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let outer = dev.task("outer");
+    assert_eq!(
+        (&shown["parent_id"], &shown["depth"]),
+        (&outer["id"], &1.into())
+    );
+    assert_eq!(shown["id"], dev.task("inner")["id"]);
+}
+
+#[test]
+fn what_a_command_fetched_is_refused_after_it_ended() {
+    let dev = Dev::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let (path, svid) = (
+        folder.path().to_str().unwrap(),
+        folder.path().join("svid.0.pem"),
+    );
+    let (taskmint, svid) = (env!("CARGO_BIN_EXE_taskmint"), svid.to_str().unwrap());
+    let script = format!(
+        "{taskmint} svid fetch x509 --write {path} && {taskmint} svid verify {svid} --status -o json"
+    );
+    let output = dev.output(&["run", "--", "sh", "-c", &script]);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(String::from_utf8_lossy(&output.stdout).contains("\"status\": \"live\""));
+    let refused = dev.output(&["-o", "json", "svid", "verify", svid, "--status"]);
+    assert_eq!(refused.status.code(), Some(2));
+    let error: Value = serde_json::from_slice(&refused.stderr).unwrap();
+    assert_eq!(error["error"]["reason"], "TASK_ENDED");
+    // By its signature and date alone it would go on.
+    assert!(dev.output(&["svid", "verify", svid]).status.success());
+}
+
+#[test]
+fn dev_serves_any_client_of_the_callers_uid_and_leaves_nothing() {
+    let dev = Dev::start(&[]);
+    let bundle = dev.variable("TASKMINT_TRUST_BUNDLE").to_owned();
+    let folder = Path::new(&bundle).parent().unwrap().to_owned();
+    let read = taskmint_id::TrustDomain::parse("dev.taskmint").unwrap();
+    let read = taskmint_id::Bundle::parse(read, &std::fs::read(&bundle).unwrap()).unwrap();
+    assert_eq!(read.x509_authorities().len(), 1);
+    let svids = dev.json(&["svid", "fetch", "x509"]);
+    let id = svids[0]["spiffe_id"].as_str().unwrap();
+    assert!(id.starts_with("spiffe://dev.taskmint/user/"), "{id}");
+    assert_eq!(dev.json(&["audit", "verify"])["verified"], true);
+    assert_eq!(dev.stop(), Some(0));
+    assert!(!folder.exists());
+}
+
+#[test]
+fn dev_goes_on_where_it_was_stopped() {
+    let folder = tempfile::tempdir_in("/tmp").unwrap();
+    let arguments = [
+        "--dir",
+        folder.path().to_str().unwrap(),
+        "--trust-domain",
+        "kept.example",
+    ];
+    let first = Dev::start(&arguments);
+    let entries = first.json(&["entry", "list"]);
+    let bundle = std::fs::read(first.variable("TASKMINT_TRUST_BUNDLE")).unwrap();
+    assert_eq!(first.stop(), Some(0));
+    let second = Dev::start(&arguments);
+    assert_eq!(second.json(&["entry", "list"]), entries);
+    assert_eq!(
+        std::fs::read(second.variable("TASKMINT_TRUST_BUNDLE")).unwrap(),
+        bundle
+    );
+    assert_eq!(second.output(&["run", "--", "true"]).status.code(), Some(0));
+}
+
+#[test]
+fn entries_can_be_shown_and_created_again() {
+    let (one, other) = (Dev::start(&[]), Dev::start(&[]));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("entries.json");
+    let create = [
+        "entry",
+        "create",
+        "--spiffe-id",
+        "/a",
+        "--selector",
+        "unix:uid:77",
+        "--x509-ttl",
+        "5m",
+    ];
+    assert_eq!(one.json(&create)["x509_ttl_ms"], 300_000);
+    std::fs::write(&file, one.output(&["entry", "list", "-o", "json"]).stdout).unwrap();
+    let created = other.output(&[
+        "entry",
+        "create",
+        "--file",
+        file.to_str().unwrap(),
+        "-o",
+        "json",
+    ]);
+    // The entry of `dev` is there already, the other one is new.
+    assert_eq!(created.status.code(), Some(1));
+    let created: Value = serde_json::from_slice(&created.stdout).unwrap();
+    assert_eq!(
+        (&created[0]["reason"], &created[1]["reason"]),
+        (&"ENTRY_EXISTS".into(), &Value::Null)
+    );
+    let id = created[1]["id"].as_str().unwrap();
+    assert_eq!(
+        other.json(&["entry", "update", id, "--owner", "ann"])["revision"],
+        2
+    );
+    assert_eq!(other.json(&["entry", "delete", id])["tasks_ended"], 0);
+    assert_eq!(other.output(&["entry", "show", id]).status.code(), Some(3));
+}
+
+#[test]
+fn a_held_task_is_suspended_resumed_and_revoked_by_an_operator() {
+    let dev = Dev::start(&[]);
+    let mut begin = dev.command(&["task", "begin", "--purpose", "held", "-o", "json"]);
+    let begin = begin
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let held = || dev.json(&["task", "list", "--admin"]);
+    while held().as_array().unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "no task began");
+    }
+    let id = dev.task("held")["id"].as_str().unwrap().to_owned();
+    let task = |verb: &str| dev.json(&["task", verb, "--admin", &id]);
+    assert_eq!(task("suspend")["state"], "suspended");
+    assert_eq!(task("resume")["state"], "live");
+    assert_eq!(task("tree")[0]["id"], id.as_str());
+    assert_eq!(task("revoke")["task"]["ending"]["cause"], "revoked");
+    // Who held it is told, and stays no longer.
+    let output = begin.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let last = output
+        .stderr
+        .split(|octet| *octet == b'\n')
+        .rfind(|line| !line.is_empty());
+    let error: Value = serde_json::from_slice(last.unwrap()).unwrap();
+    assert_eq!(error["error"]["reason"], "TASK_ENDED");
+}
