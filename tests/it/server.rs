@@ -405,7 +405,8 @@ async fn bad_requests_are_refused_with_a_stable_reason() {
         change(&mut entry);
         entry
     };
-    let entries: [(fn(&mut admin::Entry), &str); 7] = [
+    type ChangeEntry = fn(&mut admin::Entry);
+    let entries: [(ChangeEntry, &str); 7] = [
         (
             |entry| entry.spiffe_id = "spiffe://other.org/x".into(),
             "BAD_ENTRY",

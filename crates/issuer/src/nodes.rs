@@ -547,7 +547,7 @@ impl Issuer {
             binding: Binding::None,
             continues,
         };
-        let mut defaults = self.settings.defaults.clone();
+        let mut defaults = self.settings.defaults;
         defaults.node_limit = defaults.node_limit.max(ttl);
         let times = lifecycle::times(&ask, None, None, &defaults, now)?;
         let place = self.store.place(times.limit.hour()).await?;

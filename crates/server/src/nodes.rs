@@ -80,9 +80,7 @@ impl Nodes for NodeService {
             .ok_or_else(|| BadField::new("request_id", "is missing"))?;
         let who = Principal::Node(identity.id.clone());
         match self.issuer.renew_node(&identity, key, id).await {
-            Ok(minted) => Ok(Response::new(
-                self.node_svid(&identity.id.to_string(), minted),
-            )),
+            Ok(minted) => Ok(Response::new(self.node_svid(identity.id.as_ref(), minted))),
             Err(refused) => Err(explained(
                 &self.issuer,
                 &who,
@@ -382,7 +380,7 @@ impl NodeService {
             token: attested.consume,
         };
         match self.issuer.attest_node(attested, key, id).await {
-            Ok((node, minted)) => Ok(self.node_svid(&node.id.to_string(), minted)),
+            Ok((node, minted)) => Ok(self.node_svid(node.id.as_ref(), minted)),
             Err(refused) => Err(explained(&self.issuer, &who, None, "node.attest", refused).await),
         }
     }

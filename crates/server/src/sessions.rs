@@ -28,10 +28,8 @@ impl Run {
         let node = self.session.node.id.clone();
         let number = self.session.number;
         tracing::info!(%node, session = number, lapsed = self.session.lapsed, "session opened");
-        if let Err(end) = self.serve(requests).await {
-            if let End::Refused(status) = end {
-                drop(self.answers.send(Err(*status)).await);
-            }
+        if let Err(End::Refused(status)) = self.serve(requests).await {
+            drop(self.answers.send(Err(*status)).await);
         }
         self.issuer.close_session(&node, number);
         tracing::info!(%node, session = number, "session closed");
