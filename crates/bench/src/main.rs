@@ -1,0 +1,204 @@
+//! The measurements of Taskmint: each figure with the raw floor measured in the same run.
+//!
+//! ```text
+//! cargo build --release -p taskmint-bench -p taskmint-server -p taskmint-agent --bins
+//! target/release/taskmint-bench list
+//! target/release/taskmint-bench run begin mint-batch --seconds 10 --json figures.json
+//! ```
+//!
+//! Server, agent and verifier are the real ones, in this process, over RocksDB in a temporary
+//! folder and real sockets, so whoever asks shares the cores with who answers. State lies below
+//! `TMPDIR`: on a memory file system a sync costs nothing, and every comparison with it is void.
+
+mod agent;
+mod begin;
+mod child;
+mod end;
+mod entry;
+mod figure;
+mod floor;
+mod key;
+mod machine;
+mod mint;
+mod node;
+mod samples;
+mod startup;
+mod world;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::figure::Figure;
+
+/// Measures Taskmint on this machine.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Lists the figures.
+    List,
+    /// Measures figures, and prints them beside their floors and bars.
+    Run(Run),
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// Which figures.
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<Name>,
+    /// Writes the figures to a file, too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// How long each is measured.
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Name {
+    Begin,
+    MintUnary,
+    MintBatch,
+    JwtBatch,
+    End,
+    Entry,
+    Entries,
+    Startup,
+    All,
+}
+
+impl Name {
+    const EACH: [Self; 8] = [
+        Self::Begin,
+        Self::MintUnary,
+        Self::MintBatch,
+        Self::JwtBatch,
+        Self::End,
+        Self::Entry,
+        Self::Entries,
+        Self::Startup,
+    ];
+
+    fn about(self) -> &'static str {
+        match self {
+            Self::Begin => "begin -> SVID in hand, one caller, against one fdatasync",
+            Self::MintUnary => {
+                "durable X.509-SVIDs per second, one a call, 64 callers, against raw signing"
+            }
+            Self::MintBatch => "durable X.509-SVIDs per second, batched, against raw signing",
+            Self::JwtBatch => "durable JWT-SVIDs per second, batched, against raw signing",
+            Self::End => "complete -> refused at one verifier",
+            Self::Entry => "entry create -> SVID in hand on an open stream, and delete -> gone",
+            Self::Entries => "entries created per second, in batches",
+            Self::Startup => "time to ready and memory, empty and with 20,000 entries",
+            Self::All => "all of them",
+        }
+    }
+
+    fn name(self) -> String {
+        self.to_possible_value()
+            .map(|value| value.get_name().to_owned())
+            .unwrap_or_default()
+    }
+
+    async fn measure(self, span: Duration) -> anyhow::Result<Vec<Figure>> {
+        match self {
+            Self::Begin => begin::measure(span).await,
+            Self::MintUnary => mint::unary(span).await,
+            Self::MintBatch => mint::batch(span).await,
+            Self::JwtBatch => mint::jwt_batch(span).await,
+            Self::End => end::measure(span).await,
+            Self::Entry => entry::stream(span).await,
+            Self::Entries => entry::rate(span).await,
+            Self::Startup => startup::measure().await,
+            Self::All => Ok(Vec::new()),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::List => list(),
+        Command::Run(run) => run.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("taskmint-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn list() -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    for name in Name::EACH {
+        writeln!(out, "{:<12}{}", name.name(), name.about())?;
+    }
+    Ok(())
+}
+
+impl Run {
+    fn run(self) -> anyhow::Result<()> {
+        let span = Duration::from_secs(self.seconds);
+        let names = if self.names.contains(&Name::All) {
+            Name::EACH.to_vec()
+        } else {
+            self.names
+        };
+        let mut figures = Vec::new();
+        for name in names {
+            eprintln!("measuring {}", name.name());
+            // A runtime for each: nothing of the one before is still running.
+            let runtime = tokio::runtime::Runtime::new()?;
+            let others = machine::Others::now()?;
+            let measured = runtime.block_on(name.measure(span));
+            let measured = measured.with_context(|| name.name())?;
+            let share = others.share()?;
+            figures.extend(measured.into_iter().map(|figure| figure.others(share)));
+            runtime.shutdown_timeout(Duration::from_secs(10));
+        }
+        let machine = machine::describe();
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{machine}\n")?;
+        let colour = out.is_terminal();
+        write!(out, "{}", figure::table(&figures, colour))?;
+        if let Some(path) = &self.json {
+            let text = figure::json(&machine, self.seconds, &figures).to_string();
+            std::fs::write(path, text + "\n")
+                .with_context(|| format!("cannot write `{}`", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn names_are_those_of_the_list() {
+        let names: Vec<String> = Name::EACH.map(Name::name).to_vec();
+        assert_eq!(
+            names.join(" "),
+            "begin mint-unary mint-batch jwt-batch end entry entries startup"
+        );
+    }
+}

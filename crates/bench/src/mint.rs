@@ -1,0 +1,239 @@
+//! `mint-unary`, `mint-batch`, `jwt-batch`: durable credentials per second, against raw signing.
+//!
+//! Over mTLS, for live tasks, each recorded on disk before it leaves. The floor is what both cores
+//! could sign if they did nothing else.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use taskmint_client::Nodes;
+use taskmint_wire::node;
+use tokio::task::JoinSet;
+
+use crate::figure::{Bar, Figure};
+use crate::key::Key;
+use crate::node::{Node, UID};
+use crate::world::{World, entry};
+use crate::{floor, machine};
+
+/// Live tasks that are minted for, and callers of single calls.
+const TASKS: usize = 64;
+
+/// Connections that share these callers: a node has one, and there are several nodes.
+const CONNECTIONS: usize = 4;
+
+/// Credentials of one batched call.
+const BATCH: usize = 256;
+
+/// How long is asked before it counts.
+const WARM_UP: Duration = Duration::from_millis(500);
+
+/// One who asks, again and again.
+#[derive(Clone)]
+struct Caller {
+    client: Nodes,
+    asks: Asks,
+}
+
+#[derive(Clone)]
+enum Asks {
+    X509(node::MintX509Request),
+    Jwt(node::MintJwtRequest),
+}
+
+/// What all callers got together.
+struct Load {
+    minted: u64,
+    elapsed: Duration,
+    processor: Duration,
+}
+
+/// What SPIRE does, and what has to be reached here.
+struct Goal {
+    name: &'static str,
+    least: f64,
+    spire: &'static str,
+}
+
+/// A server, a node and its live tasks.
+struct Scene {
+    world: World,
+    node: Node,
+    tasks: Vec<String>,
+    spki: Vec<u8>,
+}
+
+pub(crate) async fn unary(span: Duration) -> anyhow::Result<Vec<Figure>> {
+    let scene = Scene::set().await?;
+    let single = |task: &String| Asks::X509(scene.x509(std::slice::from_ref(task)));
+    let callers = scene
+        .callers(scene.tasks.iter().map(single).collect())
+        .await?;
+    let goal = Goal {
+        name: "mint-unary",
+        least: 0.08,
+        spire: "1,060 /s and core",
+    };
+    scene.measure(callers, span, &goal).await
+}
+
+pub(crate) async fn batch(span: Duration) -> anyhow::Result<Vec<Figure>> {
+    let scene = Scene::set().await?;
+    let asks = Asks::X509(scene.x509(&scene.batch()));
+    let callers = scene.callers(vec![asks; CONNECTIONS]).await?;
+    let goal = Goal {
+        name: "mint-batch",
+        least: 0.25,
+        spire: "1,060 /s and core",
+    };
+    scene.measure(callers, span, &goal).await
+}
+
+pub(crate) async fn jwt_batch(span: Duration) -> anyhow::Result<Vec<Figure>> {
+    let scene = Scene::set().await?;
+    let item = |task_id| node::mint_jwt_request::Item {
+        task_id,
+        audience: vec!["reports".to_owned()],
+    };
+    let items = scene.batch().into_iter().map(item).collect();
+    let asks = Asks::Jwt(node::MintJwtRequest { items });
+    let callers = scene.callers(vec![asks; CONNECTIONS]).await?;
+    let goal = Goal {
+        name: "jwt-batch",
+        least: 0.30,
+        spire: "1,750 /s and core",
+    };
+    scene.measure(callers, span, &goal).await
+}
+
+impl Scene {
+    async fn set() -> anyhow::Result<Self> {
+        let mut world = World::start().await?;
+        world.create(vec![entry("agent", UID, false)]).await?;
+        let mut node = Node::join(&world.join_string("n1").await?).await?;
+        let mut tasks = Vec::with_capacity(TASKS);
+        for pid in (1000..).take(TASKS) {
+            tasks.push(node.begin(pid).await?.task);
+        }
+        let spki = Key::new()?.spki()?;
+        Ok(Self {
+            world,
+            node,
+            tasks,
+            spki,
+        })
+    }
+
+    /// As many tasks as a batch has items.
+    fn batch(&self) -> Vec<String> {
+        self.tasks.iter().cycle().take(BATCH).cloned().collect()
+    }
+
+    fn x509(&self, tasks: &[String]) -> node::MintX509Request {
+        let item = |task: &String| node::mint_x509_request::Item {
+            task_id: task.clone(),
+            spki: self.spki.clone(),
+        };
+        node::MintX509Request {
+            items: tasks.iter().map(item).collect(),
+        }
+    }
+
+    async fn callers(&self, asks: Vec<Asks>) -> anyhow::Result<Vec<Caller>> {
+        let mut connections = Vec::with_capacity(CONNECTIONS);
+        for _ in 0..CONNECTIONS {
+            connections.push(self.node.connection().await?);
+        }
+        let callers = asks.into_iter().zip(connections.iter().cycle());
+        let callers = callers.map(|(asks, client)| Caller {
+            client: client.clone(),
+            asks,
+        });
+        Ok(callers.collect())
+    }
+
+    async fn measure(
+        self,
+        callers: Vec<Caller>,
+        span: Duration,
+        goal: &Goal,
+    ) -> anyhow::Result<Vec<Figure>> {
+        // Before and after, and the better: the machine may be shared.
+        let before = floor::signatures()?;
+        drive(&callers, WARM_UP).await?;
+        let load = drive(&callers, span).await?;
+        let raw = floor::signatures()?.max(before);
+        drop(callers);
+        self.world.stop().await?;
+        let rate = load.minted as f64 / load.elapsed.as_secs_f64();
+        let per_core = load.minted as f64 / load.processor.as_secs_f64();
+        Ok(vec![
+            Figure::new(goal.name, rate, "/s")
+                .floor("2 x raw P-256", 2.0 * raw)
+                .bar(Bar::RatioAtLeast(goal.least)),
+            // Whoever asks is in the same process, so the server's own share is better than this.
+            Figure::new(format!("{} a core", goal.name), per_core, "/s")
+                .floor("raw P-256", raw)
+                .spire(goal.spire),
+        ])
+    }
+}
+
+impl Caller {
+    /// Asks once; how many credentials came.
+    async fn ask(&mut self) -> anyhow::Result<u64> {
+        match &self.asks {
+            Asks::X509(request) => {
+                let results = self
+                    .client
+                    .mint_x509(request.clone())
+                    .await?
+                    .into_inner()
+                    .results;
+                let good = results
+                    .iter()
+                    .all(|r| !r.certificate.is_empty() && r.refusal.is_none());
+                ensure!(good, "an X.509-SVID was refused");
+                Ok(results.len() as u64)
+            }
+            Asks::Jwt(request) => {
+                let results = self
+                    .client
+                    .mint_jwt(request.clone())
+                    .await?
+                    .into_inner()
+                    .results;
+                let good = results
+                    .iter()
+                    .all(|r| !r.token.is_empty() && r.refusal.is_none());
+                ensure!(good, "a JWT-SVID was refused");
+                Ok(results.len() as u64)
+            }
+        }
+    }
+}
+
+/// Has all of them ask for `span`, each as soon as it has its answer.
+async fn drive(callers: &[Caller], span: Duration) -> anyhow::Result<Load> {
+    let processor = machine::processor_time()?;
+    let begun = Instant::now();
+    let mut running = JoinSet::new();
+    for mut caller in callers.iter().cloned() {
+        running.spawn(async move {
+            let mut minted = 0;
+            while begun.elapsed() < span {
+                minted += caller.ask().await?;
+            }
+            anyhow::Ok(minted)
+        });
+    }
+    let mut minted = 0;
+    while let Some(done) = running.join_next().await {
+        minted += done.context("a caller panicked")??;
+    }
+    Ok(Load {
+        minted,
+        elapsed: begun.elapsed(),
+        processor: machine::processor_time()?.saturating_sub(processor),
+    })
+}

@@ -1,0 +1,122 @@
+//! A server in this process, on ports and in a folder of its own.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use taskmint_client::{Admin, Endpoint};
+use taskmint_config::{Overrides, ServerConfig};
+use taskmint_daemon::{Shutdown, Tasks};
+use taskmint_model::{SystemClock, SystemEntropy};
+use taskmint_server::{Running, Server};
+use taskmint_wire::admin;
+use tempfile::TempDir;
+
+/// What is asked here is as much as the server can do, not as much as it lets one node ask.
+const UNLIMITED: &str = "[rate_limits.per_node]\nper_second = 1000000\nburst = 1000000\n\
+                         [rate_limits.per_caller]\nper_second = 1000000\nburst = 1000000\n";
+
+/// A running server, over RocksDB.
+pub(crate) struct World {
+    pub(crate) server: Running,
+    pub(crate) admin: Admin,
+    tasks: Tasks,
+    folder: TempDir,
+}
+
+impl World {
+    /// A fresh one.
+    pub(crate) async fn start() -> anyhow::Result<Self> {
+        let folder = TempDir::with_prefix("taskmint-bench-")?;
+        let text = format!(
+            "trust_domain = \"example.org\"\ndata_dir = \"{}\"\nlisten = \"127.0.0.1:0\"\n\
+             watch_listen = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\ngrace = \"1s\"\n\
+             store.kind = \"rocksdb\"\nkeys.kind = \"memory\"\n{UNLIMITED}",
+            folder.path().join("server").display(),
+        );
+        let config = ServerConfig::parse(&text, "bench", &Overrides::none())
+            .map_err(|mistakes| anyhow::anyhow!("{mistakes}"))?;
+        let tasks = Tasks::new(Shutdown::new());
+        let server = Server::new(config, Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let server = server.bind().await?.serve(&tasks).await?;
+        let endpoint = Endpoint::Unix(server.admin_socket.clone());
+        let admin = Admin::new(taskmint_client::connect(&endpoint).await?);
+        Ok(Self {
+            server,
+            admin,
+            tasks,
+            folder,
+        })
+    }
+
+    /// Where its state is, and what else belongs to this measurement.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Creates entries, all or it fails; gives their ids.
+    pub(crate) async fn create(
+        &mut self,
+        entries: Vec<admin::Entry>,
+    ) -> anyhow::Result<Vec<String>> {
+        create(&mut self.admin, entries).await
+    }
+
+    /// A join string for a node of this name.
+    pub(crate) async fn join_string(&mut self, node: &str) -> anyhow::Result<String> {
+        join_string(&mut self.admin, node).await
+    }
+
+    /// Stops it; its folder goes once nothing is written there any more.
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        self.tasks.shutdown().request();
+        self.tasks.join().await?;
+        Ok(())
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.tasks.shutdown().force();
+    }
+}
+
+/// Creates entries, all or it fails; gives their ids.
+pub(crate) async fn create(
+    admin: &mut Admin,
+    entries: Vec<admin::Entry>,
+) -> anyhow::Result<Vec<String>> {
+    let request = admin::CreateEntriesRequest { entries };
+    let answer = admin.create_entries(request).await?.into_inner();
+    let mut ids = Vec::with_capacity(answer.results.len());
+    for result in answer.results {
+        match result.entry {
+            Some(entry) => ids.push(entry.id),
+            None => bail!("no entry: {} {}", result.reason, result.message),
+        }
+    }
+    Ok(ids)
+}
+
+/// A join string for a node of this name.
+pub(crate) async fn join_string(admin: &mut Admin, node: &str) -> anyhow::Result<String> {
+    let request = admin::CreateTokenRequest {
+        node: node.to_owned(),
+        ..Default::default()
+    };
+    let answer = admin.create_token(request).await.context("no join token")?;
+    Ok(answer.into_inner().join_string)
+}
+
+/// An entry for processes of this uid, with every scope and audience.
+pub(crate) fn entry(path: &str, uid: u32, implicit: bool) -> admin::Entry {
+    admin::Entry {
+        spiffe_id: format!("spiffe://example.org/{path}"),
+        selectors: vec![format!("unix:uid:{uid}")],
+        implicit,
+        owner: "bench".to_owned(),
+        scopes: vec!["*".to_owned()],
+        audiences: vec!["*".to_owned()],
+        ..Default::default()
+    }
+}
