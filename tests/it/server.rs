@@ -431,8 +431,14 @@ async fn bad_requests_are_refused_with_a_stable_reason() {
         let refused = world.create(good_entry(change)).await.unwrap_err();
         assert!(refused.starts_with(stable), "{refused}");
     }
+    let twice = world.create(good_entry(|_| {})).await.unwrap();
+    let refused = world.create(good_entry(|_| {})).await.unwrap_err();
+    assert!(
+        refused.starts_with("ENTRY_EXISTS") && refused.contains(&twice.id),
+        "{refused}"
+    );
     // Nothing half-written stays.
-    assert_eq!(world.server.issuer.all_entries().len(), 1);
+    assert_eq!(world.server.issuer.all_entries().len(), 2);
     assert_eq!(
         world.server.issuer.live_tasks(),
         2,

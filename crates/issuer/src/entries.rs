@@ -23,6 +23,7 @@ pub(crate) struct EntrySet {
 struct Inner {
     by_id: BTreeMap<EntryId, Arc<Entry>>,
     by_selector: HashMap<Selector, Vec<EntryId>>,
+    by_identity: HashMap<SpiffeId, Vec<EntryId>>,
 }
 
 impl EntrySet {
@@ -39,6 +40,16 @@ impl EntrySet {
 
     pub(crate) fn get(&self, id: EntryId) -> Option<Arc<Entry>> {
         self.inner.read().by_id.get(&id).cloned()
+    }
+
+    /// The entry with the same identity, parent and selectors, if there is one.
+    fn same_as(&self, entry: &Entry) -> Option<EntryId> {
+        let inner = self.inner.read();
+        let candidates = inner.by_identity.get(&entry.spiffe_id)?;
+        let mut candidates = candidates.iter().filter_map(|id| inner.by_id.get(id));
+        let same = candidates
+            .find(|other| other.parent == entry.parent && other.selectors == entry.selectors);
+        same.map(|other| other.id)
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Entry>> {
@@ -102,6 +113,10 @@ impl Inner {
                 .or_default()
                 .push(entry.id);
         }
+        self.by_identity
+            .entry(entry.spiffe_id.clone())
+            .or_default()
+            .push(entry.id);
         self.by_id.insert(entry.id, Arc::new(entry));
     }
 
@@ -109,14 +124,19 @@ impl Inner {
         let Some(old) = self.by_id.remove(&id) else {
             return;
         };
-        let Some(first) = old.selectors.first() else {
-            return;
-        };
-        if let Some(ids) = self.by_selector.get_mut(first) {
-            ids.retain(|other| *other != id);
-            if ids.is_empty() {
-                self.by_selector.remove(first);
-            }
+        if let Some(first) = old.selectors.first() {
+            forget(&mut self.by_selector, first, id);
+        }
+        forget(&mut self.by_identity, &old.spiffe_id, id);
+    }
+}
+
+/// Takes an entry out of an index, and the key with its last entry.
+fn forget<K: Eq + std::hash::Hash>(index: &mut HashMap<K, Vec<EntryId>>, key: &K, id: EntryId) {
+    if let Some(ids) = index.get_mut(key) {
+        ids.retain(|other| *other != id);
+        if ids.is_empty() {
+            index.remove(key);
         }
     }
 }
@@ -133,16 +153,9 @@ impl Issuer {
         entry.created_by = by.to_string();
         entry.created_at = now;
         self.check_entry(&entry, now)?;
-        let same = self.entries.all().into_iter().find(|other| {
-            other.spiffe_id == entry.spiffe_id
-                && other.parent == entry.parent
-                && other.selectors == entry.selectors
-        });
+        let same = self.entries.same_as(&entry);
         if let Some(same) = same {
-            let message = format!(
-                "entry {} already has this id, parent and selectors",
-                same.id
-            );
+            let message = format!("entry {same} already has this id, parent and selectors");
             return Err(Refused::new(RefusalKind::Exists, "ENTRY_EXISTS", message)
                 .fix("update that entry instead"));
         }
