@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use taskmint_client::{Admin, Endpoint};
@@ -12,6 +13,8 @@ use taskmint_server::{Running, Server};
 use taskmint_wire::admin;
 use tempfile::TempDir;
 
+use crate::agent::PATIENCE;
+
 /// What is asked here is as much as the server can do, not as much as it lets one node ask.
 const UNLIMITED: &str = "[rate_limits.per_node]\nper_second = 1000000\nburst = 1000000\n\
                          [rate_limits.per_caller]\nper_second = 1000000\nburst = 1000000\n";
@@ -21,13 +24,13 @@ pub(crate) struct World {
     pub(crate) server: Running,
     pub(crate) admin: Admin,
     tasks: Tasks,
-    folder: TempDir,
+    folder: Arc<TempDir>,
 }
 
 impl World {
     /// A fresh one.
     pub(crate) async fn start() -> anyhow::Result<Self> {
-        let folder = TempDir::with_prefix("taskmint-bench-")?;
+        let folder = Arc::new(TempDir::with_prefix("taskmint-bench-")?);
         let text = format!(
             "trust_domain = \"example.org\"\ndata_dir = \"{}\"\nlisten = \"127.0.0.1:0\"\n\
              watch_listen = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\ngrace = \"1s\"\n\
@@ -71,6 +74,20 @@ impl World {
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         self.tasks.shutdown().request();
         self.tasks.join().await?;
+        self.tasks.shutdown().force();
+        let (folder, issuer) = (Arc::clone(&self.folder), Arc::clone(&self.server.issuer));
+        drop(self);
+        // The store is closed by whoever lets go of it last: a connection, perhaps.
+        let mut looks = tokio::time::interval(Duration::from_millis(5));
+        let closing = async {
+            while Arc::strong_count(&issuer) > 1 || Arc::strong_count(issuer.store()) > 1 {
+                looks.tick().await;
+            }
+        };
+        let closed = tokio::time::timeout(PATIENCE, closing).await;
+        closed.context("the store is still in use")?;
+        drop(issuer);
+        drop(folder);
         Ok(())
     }
 }
