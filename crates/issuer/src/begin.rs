@@ -172,7 +172,7 @@ impl Issuer {
                 // The task is durable but its first credential was never made: end it, so that
                 // nothing is left running that nobody knows of.
                 drop(
-                    self.end(&Principal::Issuer, id, crate::Cause::FAILED, "", None)
+                    self.end(&Principal::Issuer, id, crate::Cause::FAILED, "")
                         .await,
                 );
                 return Err(refused);

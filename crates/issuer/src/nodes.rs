@@ -330,7 +330,7 @@ impl Issuer {
         let who = Principal::Node(node.clone());
         let mut ended = 0;
         for id in inventory.iter().filter(|id| !adopted.contains(id)) {
-            self.end(&who, *id, Cause::HOLDER_DIED, "the holder was gone", None)
+            self.end(&who, *id, Cause::HOLDER_DIED, "the holder was gone")
                 .await?;
             ended += 1;
         }
@@ -343,13 +343,7 @@ impl Issuer {
             tracing::warn!(%node, "the node's lease lapsed: its tasks end");
             for id in self.live.held_by(&node) {
                 let ended = self
-                    .end(
-                        &Principal::Issuer,
-                        id,
-                        Cause::NODE_LOST,
-                        "lease lapsed",
-                        None,
-                    )
+                    .end(&Principal::Issuer, id, Cause::NODE_LOST, "lease lapsed")
                     .await;
                 if let Err(error) = ended {
                     tracing::error!(task = %id, %error, "a lost node's task could not be ended");
@@ -385,7 +379,7 @@ impl Issuer {
             .into_iter()
             .flatten()
         {
-            self.end(by, svid.task, Cause::EVICTED, "", None).await?;
+            self.end(by, svid.task, Cause::EVICTED, "").await?;
             ended += 1;
         }
         Ok((node, ended))
@@ -500,13 +494,7 @@ impl Issuer {
     /// Ends the tasks of SVIDs that are no longer the node's.
     async fn supersede(&self, one: &NodeSvid, other: Option<&NodeSvid>) {
         for svid in [Some(one), other].into_iter().flatten() {
-            let end = self.end(
-                &Principal::Issuer,
-                svid.task,
-                Cause::SUPERSEDED,
-                "renewed",
-                None,
-            );
+            let end = self.end(&Principal::Issuer, svid.task, Cause::SUPERSEDED, "renewed");
             if let Err(error) = end.await {
                 tracing::warn!(task = %svid.task, %error, "a superseded task could not be ended");
             }

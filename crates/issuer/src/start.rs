@@ -108,14 +108,8 @@ impl Issuer {
                 self.live.note(task);
                 if task.kind == TaskKind::Server {
                     // Each start has a server SVID of its own; the one before is nobody's.
-                    self.end(
-                        &Principal::Issuer,
-                        task.id,
-                        Cause::SUPERSEDED,
-                        "restart",
-                        None,
-                    )
-                    .await?;
+                    self.end(&Principal::Issuer, task.id, Cause::SUPERSEDED, "restart")
+                        .await?;
                 }
             }
             match page.next {
@@ -175,14 +169,8 @@ impl Issuer {
             expires_at: made.svid.expires_at,
         };
         if let Some(before) = before {
-            self.end(
-                &Principal::Issuer,
-                before.id,
-                Cause::SUPERSEDED,
-                "renewed",
-                None,
-            )
-            .await?;
+            self.end(&Principal::Issuer, before.id, Cause::SUPERSEDED, "renewed")
+                .await?;
         }
         Ok((made.task, svid))
     }

@@ -116,12 +116,8 @@ impl Issuer {
         id: TaskId,
         cause: Cause,
         reason: &str,
-        only_version: Option<u64>,
     ) -> Result<(Task, u64), Refused> {
         let task = self.visible_task(who, id).await?;
-        if only_version.is_some_and(|version| version != task.version) {
-            return Err(Refused::busy());
-        }
         if task.is_ended() {
             return Ok((task, self.store.position().borrow().sequence));
         }
@@ -196,7 +192,7 @@ impl Issuer {
             let page = self.store.tasks(&query).await?;
             for task in page.items {
                 // Ended by a cascade meanwhile: that counts too.
-                self.end(by, task.id, cause, "", None).await?;
+                self.end(by, task.id, cause, "").await?;
                 ended += 1;
             }
             match page.next {
@@ -209,10 +205,7 @@ impl Issuer {
     /// Ends tasks whose deadline has passed; returns the next deadline.
     pub async fn expire(&self) -> Option<Timestamp> {
         for id in self.live.due(self.clock.now(), 1024) {
-            if let Err(error) = self
-                .end(&Principal::Issuer, id, Cause::EXPIRED, "", None)
-                .await
-            {
+            if let Err(error) = self.end(&Principal::Issuer, id, Cause::EXPIRED, "").await {
                 tracing::error!(task = %id, %error, "a task past its deadline could not be ended");
                 break;
             }

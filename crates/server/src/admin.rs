@@ -775,7 +775,7 @@ impl AdminService {
         let reason = text("reason", &request.get_ref().reason)?;
         let ended = self
             .issuer
-            .end(&access.principal, found.id, cause, &reason, None)
+            .end(&access.principal, found.id, cause, &reason)
             .await;
         let (ended, position) = ended.map_err(status)?;
         Ok(Response::new(task::EndResponse {

@@ -210,7 +210,7 @@ impl Nodes for NodeService {
             }
             None => Principal::Node(node.id.clone()),
         };
-        match self.issuer.end(&who, id, cause, &reason, None).await {
+        match self.issuer.end(&who, id, cause, &reason).await {
             Ok((task, position)) => Ok(Response::new(task::EndResponse {
                 task: Some((&task).into()),
                 position,
