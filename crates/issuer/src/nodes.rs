@@ -48,8 +48,6 @@ pub struct Session {
     pub number: u64,
     /// The lease lapsed while the node was away: its tasks are gone.
     pub lapsed: bool,
-    /// Live tasks that the node holds.
-    pub tasks: Vec<Task>,
 }
 
 impl Issuer {
@@ -260,7 +258,7 @@ impl Issuer {
         Err(Refused::busy())
     }
 
-    /// Opens a session: grants a lease, and lists the node's live tasks for adoption (P12).
+    /// Opens a session: grants a lease. What the node then adopts is in [`Self::tasks_on`] (P12).
     ///
     /// # Errors
     /// As [`Self::recognise`].
@@ -268,12 +266,10 @@ impl Issuer {
         let node = self.recognise(identity, false).await?;
         let until = self.clock.now() + self.settings.lease;
         let (number, lapsed) = self.leases.open(&node.id, until);
-        let tasks = self.tasks_on(&node.id).await?;
         Ok(Session {
             node,
             number,
             lapsed,
-            tasks,
         })
     }
 

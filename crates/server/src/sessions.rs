@@ -44,7 +44,6 @@ impl Run {
         let id = self.session.node.id.clone();
         let mut inventory: Vec<TaskId> = Vec::new();
 
-        self.session.tasks = self.issuer.tasks_on(&id).await?;
         self.send_inventory(&mut inventory).await?;
         let first = bundle_message(&bundle.borrow_and_update());
         self.send(first).await?;
@@ -69,7 +68,6 @@ impl Run {
                     Ok(_) => {}
                     // Too much at once: the whole inventory says the same in fewer words.
                     Err(RecvError::Lagged(_)) => {
-                        self.session.tasks = self.issuer.tasks_on(&id).await?;
                         self.send_inventory(&mut inventory).await?;
                     }
                     Err(RecvError::Closed) => return Ok(()),
@@ -133,9 +131,10 @@ impl Run {
     async fn send_inventory(&mut self, inventory: &mut Vec<TaskId>) -> Result<(), End> {
         let settings = self.issuer.settings();
         let millis = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
-        *inventory = self.session.tasks.iter().map(|task| task.id).collect();
+        let tasks = self.issuer.tasks_on(&self.session.node.id).await?;
+        *inventory = tasks.iter().map(|task| task.id).collect();
         let message = node::session_response::Inventory {
-            tasks: self.session.tasks.iter().map(Into::into).collect(),
+            tasks: tasks.iter().map(Into::into).collect(),
             lapsed: self.session.lapsed,
             watch_address: self.watch_address.clone(),
             settings: Some(node::Settings {
