@@ -48,13 +48,7 @@ impl Issuer {
     ) -> Result<AuthorityRecord, Refused> {
         let now = self.clock.now();
         let id = AuthorityId::new(now, &*self.entropy);
-        let ttl_secs = self.settings.ca_ttl.as_secs();
-        let kind = match usage {
-            KeyUse::Ca => KeyKind::Ca { ttl_secs },
-            KeyUse::Jwt => KeyKind::Jwt,
-            KeyUse::Log => KeyKind::Log { ttl_secs },
-            KeyUse::Grant => KeyKind::Grant,
-        };
+        let kind = self.key_kind(usage);
         let prepared = self.authority.prepare(kind, id, now).await?;
         let record = record_of(prepared, usage, now);
         self.put_authority(by, "authority.prepare", record.clone())
@@ -95,7 +89,6 @@ impl Issuer {
         if record.usage == KeyUse::Ca {
             self.certify_log_key(by, id).await?;
         }
-        self.refresh_bundle().await?;
         Ok(record)
     }
 
@@ -123,10 +116,10 @@ impl Issuer {
             }
             AuthorityState::Retired => {}
         }
-        if self.needed_until(&record).is_some_and(|until| until > now)
-            && record.activated_at.is_some()
+        if record.activated_at.is_some()
+            && let Some(until) = self.needed_until(&record)
+            && until > now
         {
-            let until = self.needed_until(&record).unwrap_or(now);
             return Err(bad_state(&format!("what it signed lives until {until}")));
         }
         let audit = self.audit(by, "authority.forget", record.key_id.clone(), None, now);
@@ -235,13 +228,18 @@ impl Issuer {
     async fn active(&self, usage: KeyUse) -> Result<AuthorityRecord, Refused> {
         let records = self.store.authorities().await?;
         let active = |r: &AuthorityRecord| r.usage == usage && r.state == AuthorityState::Active;
-        records.into_iter().rfind(active).ok_or_else(|| {
-            Refused::new(
-                RefusalKind::Unavailable,
-                "AUTHORITY_FAILED",
-                "no active key",
-            )
-        })
+        records.into_iter().rfind(active).ok_or_else(no_key)
+    }
+
+    /// What the authority is told of a key's use.
+    pub(crate) fn key_kind(&self, usage: KeyUse) -> KeyKind {
+        let ttl_secs = self.settings.ca_ttl.as_secs();
+        match usage {
+            KeyUse::Ca => KeyKind::Ca { ttl_secs },
+            KeyUse::Jwt => KeyKind::Jwt,
+            KeyUse::Log => KeyKind::Log { ttl_secs },
+            KeyUse::Grant => KeyKind::Grant,
+        }
     }
 
     async fn put_authority(

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use taskmint_id::SpiffeId;
-use taskmint_lifecycle::{self as lifecycle, Ask};
+use taskmint_lifecycle::{self as lifecycle, Ask, Begun, Defaults};
 use taskmint_mint::{Class, Facts, PublicKey};
 use taskmint_model::{
-    Authority, Binding, Entry, EntryId, Holder, Limits, Process, Task, TaskId, TaskKind,
+    Authority, Binding, Entry, EntryId, Holder, Limits, Process, Task, TaskId, TaskKind, Timestamp,
 };
 use taskmint_store::{Change, Commit, CommitError, Expect, RequestKey, RequestRecord};
 
+use crate::entries::no_entry;
 use crate::mint::{MintedX509, X509Plan};
 use crate::refused::{RefusalKind, Refused};
 use crate::{Caller, Issuer, Principal};
@@ -132,17 +133,18 @@ impl Issuer {
         }
         let ask = self.ask(who, begin, &entry, parent.as_ref());
         let defaults = &self.settings.defaults;
-        let times = lifecycle::times(&ask, Some(&entry), parent.as_ref(), defaults, now)?;
-        let place = self.store.place(times.limit.hour()).await?;
-        let id = TaskId::new(now, &*self.entropy);
-        let begun = lifecycle::begin(ask, Some(&entry), parent.as_ref(), id, place, defaults, now)?;
-        let mut task = begun.task;
-        task.grant = self.authority.grant(&facts(&task)).await?.0;
+        let Begun {
+            task,
+            parent: counted,
+        } = self
+            .open_task(ask, Some(&entry), parent.as_ref(), defaults, now)
+            .await?;
+        let id = task.id;
 
         let mut commit = Commit::default();
         commit.expect.push(Expect::NoTask(id));
         commit.expect.push(Expect::Entry(entry.id, entry.revision));
-        if let (Some(before), Some(after)) = (&parent, begun.parent) {
+        if let (Some(before), Some(after)) = (&parent, counted) {
             commit.expect.push(Expect::Task(before.id, before.version));
             commit.changes.push(Change::PutTask(Box::new(after)));
         }
@@ -150,7 +152,7 @@ impl Issuer {
             commit.expect.push(Expect::NewRequest(request.key.clone()));
             let request = RequestRecord {
                 task: id,
-                bucket: place.bucket(),
+                bucket: task.place.bucket(),
                 ..request.clone()
             };
             commit.changes.push(Change::PutRequest(request));
@@ -184,6 +186,24 @@ impl Issuer {
             svid,
             replayed: false,
         }))
+    }
+
+    /// Opens a task by the rules, at a place of its own and with the authority's grant. Nothing is
+    /// durable yet but that the place is used up.
+    pub(crate) async fn open_task(
+        &self,
+        ask: Ask,
+        entry: Option<&Entry>,
+        parent: Option<&Task>,
+        defaults: &Defaults,
+        now: Timestamp,
+    ) -> Result<Begun, Refused> {
+        let times = lifecycle::times(&ask, entry, parent, defaults, now)?;
+        let place = self.store.place(times.limit.hour()).await?;
+        let id = TaskId::new(now, &*self.entropy);
+        let mut begun = lifecycle::begin(ask, entry, parent, id, place, defaults, now)?;
+        begun.task.grant = self.authority.grant(&facts(&begun.task)).await?.0;
+        Ok(begun)
     }
 
     /// Signs beside the sync (P28); nothing leaves unless both are done.
@@ -273,9 +293,7 @@ impl Issuer {
             Principal::Workload(caller) => caller,
             Principal::Admin(_) => {
                 let named = begin.entry.and_then(|id| self.entries.get(id));
-                return named.ok_or_else(|| {
-                    Refused::new(RefusalKind::NotFound, "NO_SUCH_ENTRY", "no such entry")
-                });
+                return named.ok_or_else(no_entry);
             }
             Principal::Node(_) | Principal::Issuer => return Err(Refused::no_task()),
         };

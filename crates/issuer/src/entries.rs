@@ -271,6 +271,6 @@ impl Issuer {
     }
 }
 
-fn no_entry() -> Refused {
+pub(crate) fn no_entry() -> Refused {
     Refused::new(RefusalKind::NotFound, "NO_SUCH_ENTRY", "no such entry")
 }

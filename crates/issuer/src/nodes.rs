@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 use taskmint_id::SpiffeId;
-use taskmint_lifecycle::{self as lifecycle, Ask};
+use taskmint_lifecycle::Ask;
 use taskmint_mint::PublicKey;
 use taskmint_model::{
     Actor, Binding, Holder, Node, NodeState, NodeSvid, Selectors, State, Task, TaskId, TaskKind,
@@ -10,7 +10,7 @@ use taskmint_model::{
 };
 use taskmint_store::{Change, Commit, CommitError, Expect, TaskQuery};
 
-use crate::begin::{ATTEMPTS, facts};
+use crate::begin::ATTEMPTS;
 use crate::leases::Renewal;
 use crate::refused::{RefusalKind, Refused};
 use crate::{Cause, Issuer, MintedX509, Principal};
@@ -533,11 +533,7 @@ impl Issuer {
         };
         let mut defaults = self.settings.defaults;
         defaults.node_limit = defaults.node_limit.max(ttl);
-        let times = lifecycle::times(&ask, None, None, &defaults, now)?;
-        let place = self.store.place(times.limit.hour()).await?;
-        let task_id = TaskId::new(now, &*self.entropy);
-        let mut task = lifecycle::begin(ask, None, None, task_id, place, &defaults, now)?.task;
-        task.grant = self.authority.grant(&facts(&task)).await?.0;
+        let task = self.open_task(ask, None, None, &defaults, now).await?.task;
         let plan = self.plan_x509(&task, None, key, now)?;
         let record = plan.record(&task);
         let signed = self.sign_x509(plan).await?;

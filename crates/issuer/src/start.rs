@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use taskmint_id::Bundle;
-use taskmint_mint::{Authority, KeyKind, LogStart, PublicKey, Sealed};
+use taskmint_mint::{Authority, LogStart, PublicKey, Sealed};
 use taskmint_model::{Clock, Entropy, NodeState, Task, TaskKind};
 use taskmint_store::{AuthorityState, Change, Commit, KeyUse, Store, TaskQuery};
 use tokio::sync::{broadcast, watch};
@@ -52,7 +52,6 @@ impl Issuer {
     }
 
     async fn load_keys(&self) -> Result<(), Refused> {
-        let ttl_secs = self.settings.ca_ttl.as_secs();
         let records = self.store.authorities().await?;
         let usable = records.iter().filter(|record| {
             // A retired grant key still proves what it granted.
@@ -60,12 +59,7 @@ impl Issuer {
         });
         let sealed = usable.map(|record| Sealed {
             id: record.id,
-            kind: match record.usage {
-                KeyUse::Ca => KeyKind::Ca { ttl_secs },
-                KeyUse::Jwt => KeyKind::Jwt,
-                KeyUse::Log => KeyKind::Log { ttl_secs },
-                KeyUse::Grant => KeyKind::Grant,
-            },
+            kind: self.key_kind(record.usage),
             active: record.state == AuthorityState::Active,
             blob: record.sealed.clone(),
             certificate: record.certificate.clone(),
