@@ -11,12 +11,12 @@ mod tree;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use taskmint_model::millis;
 use taskmint_wire::{admin, task};
 
 use crate::context::{Context, request_id};
 use crate::exit::Failure;
 use crate::output::{note, parse_duration};
-use crate::token::millis;
 
 use api::{Api, Filter};
 pub(crate) use begin::TaskArgs;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Subcommand;
+use taskmint_model::millis;
 use taskmint_wire::admin;
 
 use crate::context::Context;
@@ -86,11 +87,6 @@ impl Command {
             }
         }
     }
-}
-
-/// Milliseconds, as the wire has lifetimes.
-pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn created(made: &admin::CreateTokenResponse) -> Record {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex as SyncMutex;
 use taskmint_mint::{CheckpointRequest, HeadRequest, Request};
-use taskmint_model::{AuthorityId, Timestamp};
+use taskmint_model::{AuthorityId, Timestamp, millis};
 use taskmint_status::checkpoint::BucketDigest;
 use taskmint_status::{Generation, Record};
 use taskmint_store::LogPosition;
@@ -190,7 +190,7 @@ impl Issuer {
             records,
             floor,
             at,
-            max_age_ms: u64::try_from(self.settings.max_age.as_millis()).unwrap_or(u64::MAX),
+            max_age_ms: millis(self.settings.max_age),
             nonce,
         };
         let answer = self.sign(Request::Head(request)).await?;

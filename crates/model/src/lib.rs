@@ -30,4 +30,4 @@ pub use task::{
     Actor, Bar, Binding, Cause, Holder, Limits, State, Suspension, Task, TaskKind, TaskTimes,
 };
 pub use text::{TextError, bounded};
-pub use time::{Clock, SystemClock, Timestamp, TimestampError};
+pub use time::{Clock, SystemClock, Timestamp, TimestampError, millis};

@@ -10,7 +10,9 @@ use taskmint_issuer::{AuthorityView, Cause, Issuer, Refused};
 use taskmint_model::{EntryId, Node, NodeState, Selectors, Task, TaskKind, Timestamp};
 use taskmint_store::{AuthorityState, KeyUse, TaskQuery};
 use taskmint_wire::admin::admin_server::Admin;
-use taskmint_wire::{BadField, admin, entry_from_wire, entry_to_wire, selectors_from_wire, task};
+use taskmint_wire::{
+    BadField, admin, entry_from_wire, entry_to_wire, field, optional, selectors_from_wire, task,
+};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -18,8 +20,9 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::admin_access::Access;
 use crate::limits::Limits;
+use crate::metrics::count;
 use crate::refusal::{deny, explained, status};
-use crate::requests::{self, duration, optional, task_id, text};
+use crate::requests::{self, duration, text};
 use crate::watch::Watchers;
 
 /// The most entries of one call, and of one page.
@@ -81,7 +84,7 @@ impl Admin for AdminService {
             .into_inner()
             .entry
             .ok_or_else(|| BadField::new("entry", "is missing"))?;
-        let id: EntryId = wire.id.parse().map_err(|e| BadField::new("entry.id", e))?;
+        let id: EntryId = field("entry.id", &wire.id)?;
         let entry = entry_from_wire(&wire, id)?;
         access.check(Verb::Register, Some(&entry.spiffe_id))?;
         if let Some(old) = self.issuer.entry(id) {
@@ -101,7 +104,7 @@ impl Admin for AdminService {
     ) -> Result<Response<admin::DeleteEntryResponse>, Status> {
         let access = self.access(&request)?;
         let ask = request.into_inner();
-        let id: EntryId = ask.id.parse().map_err(|e| BadField::new("id", e))?;
+        let id: EntryId = field("id", &ask.id)?;
         let spiffe_id = self.issuer.entry(id).map(|entry| entry.spiffe_id.clone());
         access.check(Verb::Register, spiffe_id.as_ref())?;
         let tasks_ended = self
@@ -117,11 +120,7 @@ impl Admin for AdminService {
         request: Request<admin::GetEntryRequest>,
     ) -> Result<Response<admin::Entry>, Status> {
         let access = self.access(&request)?;
-        let id: EntryId = request
-            .get_ref()
-            .id
-            .parse()
-            .map_err(|e| BadField::new("id", e))?;
+        let id: EntryId = field("id", &request.get_ref().id)?;
         let found = self
             .issuer
             .entry(id)
@@ -239,7 +238,7 @@ impl Admin for AdminService {
         request: Request<admin::GetNodeRequest>,
     ) -> Result<Response<admin::Node>, Status> {
         self.access(&request)?.check(Verb::Read, None)?;
-        let id: SpiffeId = parse("id", &request.get_ref().id)?;
+        let id: SpiffeId = field("id", &request.get_ref().id)?;
         let node = self.issuer.store().node(&id).await.map_err(store)?;
         let node = node.ok_or_else(|| deny(Code::NotFound, "NO_SUCH_NODE", "no such node"))?;
         Ok(Response::new(self.node_to_wire(&node)))
@@ -265,7 +264,7 @@ impl Admin for AdminService {
     ) -> Result<Response<admin::NodeResponse>, Status> {
         let access = self.access(&request)?;
         access.check(Verb::Evict, None)?;
-        let id = parse("id", &request.get_ref().id)?;
+        let id = field("id", &request.get_ref().id)?;
         let node = self
             .issuer
             .unban_node(&access.principal, &id)
@@ -284,7 +283,7 @@ impl Admin for AdminService {
     ) -> Result<Response<task::TaskResponse>, Status> {
         let access = self.access(&request)?;
         let ask = request.into_inner();
-        let entry: EntryId = parse("entry_id", &ask.entry_id)?;
+        let entry: EntryId = field("entry_id", &ask.entry_id)?;
         let spiffe_id = self
             .issuer
             .entry(entry)
@@ -493,10 +492,10 @@ impl Admin for AdminService {
         access.check(Verb::Lift, None)?;
         let ask = request.into_inner();
         let (entry, node) = (
-            parse("entry_id", &ask.entry_id)?,
-            parse("node_id", &ask.node_id)?,
+            field("entry_id", &ask.entry_id)?,
+            field("node_id", &ask.node_id)?,
         );
-        let process = parse("process", &ask.process)?;
+        let process = field("process", &ask.process)?;
         let lifted = self
             .issuer
             .lift_bar(&access.principal, entry, node, process)
@@ -572,7 +571,7 @@ impl Admin for AdminService {
     ) -> Result<Response<admin::Authority>, Status> {
         let access = self.access(&request)?;
         access.check(Verb::Rotate, None)?;
-        let id = parse("id", &request.get_ref().id)?;
+        let id = field("id", &request.get_ref().id)?;
         let record = self.issuer.activate_authority(&access.principal, id).await;
         let record = record.map_err(status)?;
         Ok(Response::new(authority_to_wire(&AuthorityView {
@@ -587,7 +586,7 @@ impl Admin for AdminService {
     ) -> Result<Response<admin::Authority>, Status> {
         let access = self.access(&request)?;
         access.check(Verb::Rotate, None)?;
-        let id = parse("id", &request.get_ref().id)?;
+        let id = field("id", &request.get_ref().id)?;
         let record = self.issuer.retire_authority(&access.principal, id).await;
         let record = record.map_err(status)?;
         Ok(Response::new(authority_to_wire(&AuthorityView {
@@ -601,7 +600,7 @@ impl Admin for AdminService {
         request: Request<admin::ExplainRequest>,
     ) -> Result<Response<admin::Denial>, Status> {
         self.access(&request)?.check(Verb::Read, None)?;
-        let id = parse("denial_id", &request.get_ref().denial_id)?;
+        let id = field("denial_id", &request.get_ref().denial_id)?;
         let denial = self.issuer.store().denial(id).await.map_err(store)?;
         let gone = || {
             deny(
@@ -754,7 +753,7 @@ impl AdminService {
         verb: Verb,
     ) -> Result<(Access, Task), Status> {
         let access = self.access(request)?;
-        let id = task_id("task_id", id)?;
+        let id = field("task_id", id)?;
         let task = self
             .issuer
             .visible_task(&access.principal, id)
@@ -791,7 +790,7 @@ impl AdminService {
     ) -> Result<Response<admin::NodeResponse>, Status> {
         let access = self.access(&request)?;
         access.check(Verb::Evict, None)?;
-        let id: SpiffeId = parse("id", &request.get_ref().id)?;
+        let id: SpiffeId = field("id", &request.get_ref().id)?;
         let removed = self.issuer.remove_node(&access.principal, &id, ban).await;
         let (node, tasks_ended) = removed.map_err(status)?;
         Ok(Response::new(admin::NodeResponse {
@@ -898,14 +897,6 @@ fn authority_to_wire(view: &AuthorityView) -> admin::Authority {
     }
 }
 
-fn parse<T: std::str::FromStr<Err: ToString>>(
-    field: &'static str,
-    text: &str,
-) -> Result<T, Status> {
-    text.parse()
-        .map_err(|e: T::Err| BadField::new(field, e).into())
-}
-
 fn texts(selectors: &Selectors) -> Vec<String> {
     selectors.iter().map(ToString::to_string).collect()
 }
@@ -923,10 +914,6 @@ fn page_size(asked: u32) -> usize {
         Ok(0) | Err(_) => 200,
         Ok(size) => size.min(MAX_ENTRIES),
     }
-}
-
-fn count(of: usize) -> u64 {
-    u64::try_from(of).unwrap_or(u64::MAX)
 }
 
 fn store(error: taskmint_store::StoreError) -> Status {

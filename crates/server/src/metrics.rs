@@ -46,6 +46,7 @@ pub(crate) fn text(issuer: &Arc<Issuer>, watchers: &Arc<Watchers>) -> String {
     text
 }
 
-fn count(of: usize) -> u64 {
+/// A number of things, as the wire has it.
+pub(crate) fn count(of: usize) -> u64 {
     u64::try_from(of).unwrap_or(u64::MAX)
 }

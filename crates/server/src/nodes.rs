@@ -9,7 +9,7 @@ use taskmint_id::Kind;
 use taskmint_issuer::{AttestedNode, Issuer, NodeIdentity, Principal, RefusalKind, Refused};
 use taskmint_model::{Denial, Node};
 use taskmint_wire::node::nodes_server::Nodes;
-use taskmint_wire::{BadField, node, task};
+use taskmint_wire::{BadField, field, node, optional, task};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -17,7 +17,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use crate::connection::Connection;
 use crate::limits::Limits;
 use crate::refusal::{deny, explained, refusal, status};
-use crate::requests::{self, optional, public_key, request_id, task_id, text};
+use crate::requests::{self, public_key, request_id, text};
 use crate::sessions;
 
 /// How long an attestation may take in all.
@@ -164,7 +164,7 @@ impl Nodes for NodeService {
     ) -> Result<Response<task::TaskResponse>, Status> {
         let node = self.node(&request).await?;
         let ask = request.into_inner();
-        let id = task_id("task_id", &ask.task_id)?;
+        let id = field("task_id", &ask.task_id)?;
         let who = requests::caller(&node, ask.caller.as_ref(), Some(id))?;
         let ttl = Duration::from_millis(ask.ttl_ms);
         let extended = self.issuer.extend(&who, id, ttl).await;
@@ -199,7 +199,7 @@ impl Nodes for NodeService {
     ) -> Result<Response<task::EndResponse>, Status> {
         let node = self.node(&request).await?;
         let ask = request.into_inner();
-        let id = task_id("task_id", &ask.task_id)?;
+        let id = field("task_id", &ask.task_id)?;
         let cause = requests::cause(&ask.cause)?;
         let reason = text("reason", &ask.reason)?;
         // An agent that saw a holder die speaks for itself; otherwise it speaks for a workload.
@@ -226,7 +226,7 @@ impl Nodes for NodeService {
         request: Request<task::GetRequest>,
     ) -> Result<Response<task::TaskResponse>, Status> {
         let node = self.node(&request).await?;
-        let id = task_id("task_id", &request.get_ref().task_id)?;
+        let id = field("task_id", &request.get_ref().task_id)?;
         let found = self
             .issuer
             .visible_task(&Principal::Node(node.id), id)
@@ -246,7 +246,7 @@ impl Nodes for NodeService {
         bounded_batch(asked.len())?;
         let mut items = Vec::with_capacity(asked.len());
         for item in &asked {
-            items.push((task_id("task_id", &item.task_id)?, public_key(&item.spki)?));
+            items.push((field("task_id", &item.task_id)?, public_key(&item.spki)?));
         }
         let minted = self.issuer.mint_x509_batch(&node.id, items).await;
         let results = minted.into_iter().map(|result| match result {
@@ -274,7 +274,7 @@ impl Nodes for NodeService {
         bounded_batch(asked.len())?;
         let mut running = Vec::with_capacity(asked.len());
         for item in asked {
-            let id = task_id("task_id", &item.task_id)?;
+            let id = field("task_id", &item.task_id)?;
             let (issuer, node) = (Arc::clone(&self.issuer), node.id.clone());
             running.push(tokio::spawn(async move {
                 issuer.mint_jwt(Some(&node), id, item.audience).await
@@ -305,10 +305,7 @@ impl Nodes for NodeService {
         let told = request.into_inner();
         let caller = told.caller.unwrap_or_default();
         let denial = Denial {
-            id: told
-                .denial_id
-                .parse()
-                .map_err(|e| BadField::new("denial_id", e))?,
+            id: field("denial_id", &told.denial_id)?,
             at: self.issuer.now(),
             who: format!(
                 "process {} (uid {}) on {}",
@@ -457,7 +454,7 @@ fn change(
     node: &Node,
     ask: node::ChangeTaskRequest,
 ) -> Result<(Principal, taskmint_model::TaskId, node::ChangeTaskRequest), Status> {
-    let id = task_id("task_id", &ask.task_id)?;
+    let id = field("task_id", &ask.task_id)?;
     let acting = optional("acting_task_id", &ask.acting_task_id)?.or(Some(id));
     Ok((
         requests::caller(node, ask.caller.as_ref(), acting)?,

@@ -7,7 +7,9 @@ use taskmint_id::SpiffeId;
 use taskmint_issuer::{Begin, Caller, Cause, Principal, RequestMark};
 use taskmint_mint::{KeyAlgorithm, PublicKey};
 use taskmint_model::{Limits, Node, TaskId};
-use taskmint_wire::{BadField, authority_from_wire, binding_from_wire, node, task};
+use taskmint_wire::{
+    BadField, authority_from_wire, binding_from_wire, field, node, optional, task,
+};
 
 /// SPKI DER of a P-256 key has 91 octets; nothing longer is worth a look.
 const MAX_SPKI: usize = 256;
@@ -17,22 +19,6 @@ const MAX_TEXT: usize = 1024;
 
 pub(crate) fn duration(millis: u64) -> Option<Duration> {
     (millis > 0).then(|| Duration::from_millis(millis))
-}
-
-pub(crate) fn task_id(field: &'static str, text: &str) -> Result<TaskId, BadField> {
-    text.parse().map_err(|e| BadField::new(field, e))
-}
-
-pub(crate) fn optional<T>(field: &'static str, text: &str) -> Result<Option<T>, BadField>
-where
-    T: std::str::FromStr<Err: ToString>,
-{
-    if text.is_empty() {
-        return Ok(None);
-    }
-    text.parse()
-        .map(Some)
-        .map_err(|e: T::Err| BadField::new(field, e))
 }
 
 pub(crate) fn text(field: &'static str, text: &str) -> Result<String, BadField> {
@@ -71,10 +57,7 @@ pub(crate) fn caller(
     acting: Option<TaskId>,
 ) -> Result<Principal, BadField> {
     let caller = caller.ok_or_else(|| BadField::new("caller", "is missing"))?;
-    let process = caller
-        .process
-        .parse()
-        .map_err(|e| BadField::new("caller.process", e))?;
+    let process = field("caller.process", &caller.process)?;
     Ok(Principal::Workload(Caller {
         node: node.id.clone(),
         node_selectors: node.selectors.clone(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use taskmint_id::Bundle;
 use taskmint_issuer::{Issuer, Session};
-use taskmint_model::TaskId;
+use taskmint_model::{TaskId, millis};
 use taskmint_wire::{entry_to_agent, node, task_from_wire};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
@@ -117,10 +117,9 @@ impl Run {
             node::session_request::Message::Open(_) => {}
             node::session_request::Message::Lease(lease) => {
                 self.issuer.renew_lease(id, self.session.number).await?;
-                let lease_ms = self.issuer.settings().lease.as_millis();
                 let lease = node::session_response::Lease {
                     counter: lease.counter,
-                    lease_ms: u64::try_from(lease_ms).unwrap_or(u64::MAX),
+                    lease_ms: millis(self.issuer.settings().lease),
                 };
                 self.send(Answer::Lease(lease)).await?;
             }
@@ -130,7 +129,6 @@ impl Run {
 
     async fn send_inventory(&mut self, inventory: &mut Vec<TaskId>) -> Result<(), End> {
         let settings = self.issuer.settings();
-        let millis = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let tasks = self.issuer.tasks_on(&self.session.node.id).await?;
         *inventory = tasks.iter().map(|task| task.id).collect();
         let message = node::session_response::Inventory {

@@ -13,7 +13,7 @@ use crate::task_convert::BadField;
 use crate::{admin, node};
 
 fn millis(duration: Option<Duration>) -> u64 {
-    duration.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+    duration.map_or(0, taskmint_model::millis)
 }
 
 fn duration(millis: u64) -> Option<Duration> {

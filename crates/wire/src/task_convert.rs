@@ -115,21 +115,29 @@ impl From<&Task> for wire::Task {
     }
 }
 
-fn id<T>(field: &'static str, text: &str) -> Result<T, BadField>
+/// Reads a field whose text is an id, a SPIFFE ID, a process or the like.
+///
+/// # Errors
+/// Names the field, and says what is wrong with its text.
+pub fn field<T>(field: &'static str, text: &str) -> Result<T, BadField>
 where
     T: std::str::FromStr<Err: ToString>,
 {
     text.parse().map_err(|e: T::Err| BadField::new(field, e))
 }
 
-fn optional<T>(field: &'static str, text: &str) -> Result<Option<T>, BadField>
+/// As [`field()`]; empty means unset.
+///
+/// # Errors
+/// As [`field()`].
+pub fn optional<T>(field: &'static str, text: &str) -> Result<Option<T>, BadField>
 where
     T: std::str::FromStr<Err: ToString>,
 {
     if text.is_empty() {
         Ok(None)
     } else {
-        id(field, text).map(Some)
+        self::field(field, text).map(Some)
     }
 }
 
@@ -176,9 +184,9 @@ pub fn task_from_wire(task: &wire::Task) -> Result<Task, BadField> {
         }
     };
     Ok(Task {
-        id: id("id", &task.id)?,
+        id: field("id", &task.id)?,
         version: task.version,
-        root: id("root_id", &task.root_id)?,
+        root: field("root_id", &task.root_id)?,
         parent: optional::<TaskId>("parent_id", &task.parent_id)?,
         depth: u8::try_from(task.depth).map_err(|e| BadField::new("depth", e))?,
         continues: optional("continues", &task.continues)?,
@@ -191,7 +199,7 @@ pub fn task_from_wire(task: &wire::Task) -> Result<Task, BadField> {
             wire::Kind::Server => TaskKind::Server,
         },
         entry: optional("entry_id", &task.entry_id)?,
-        spiffe_id: id::<SpiffeId>("spiffe_id", &task.spiffe_id)?,
+        spiffe_id: field::<SpiffeId>("spiffe_id", &task.spiffe_id)?,
         owner: task.owner.clone(),
         purpose: task.purpose.clone(),
         authority: Authority {

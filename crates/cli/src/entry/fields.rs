@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use clap::Args;
-use taskmint_model::{Clock, SystemClock};
+use taskmint_model::{Clock, SystemClock, millis};
 use taskmint_wire::admin;
 
 use crate::exit::Failure;
 use crate::output::parse_duration;
-use crate::token::millis;
 
 /// What an entry is asked to be; what is not given stays.
 #[derive(Args, Clone, Debug, Default)]

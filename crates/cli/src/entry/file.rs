@@ -5,12 +5,11 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use serde::Deserialize;
-use taskmint_model::Timestamp;
+use taskmint_model::{Timestamp, millis};
 use taskmint_wire::admin;
 
 use crate::exit::Failure;
 use crate::output::parse_duration;
-use crate::token::millis;
 
 /// Several entries.
 #[derive(Deserialize)]

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use taskmint_model::millis;
 use taskmint_wire::{admin, task};
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::Streaming;
@@ -15,7 +16,6 @@ use super::{Api, Side, ended};
 use crate::context::{Context, request_id, spiffe_id};
 use crate::exit::Failure;
 use crate::output::{Field, Record, note, parse_duration};
-use crate::token::millis;
 
 /// What a task is asked to be.
 #[derive(Args, Clone, Debug, Default)]

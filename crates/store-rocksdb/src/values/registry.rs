@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use taskmint_id::TrustDomain;
+use taskmint_model::millis;
 use taskmint_model::{
     Bar, Entry, EntryTtls, JoinToken, KeyType, Node, NodeMatch, NodeState, NodeSvid,
 };
@@ -11,10 +12,6 @@ use taskmint_store::{AuthorityRecord, AuthorityState, KeyUse};
 use super::{
     Bad, Read, array, at, id, octets, pb, process, selectors, spiffe_id, to_process, to_selectors,
 };
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
-}
 
 impl From<&Entry> for pb::Entry {
     fn from(entry: &Entry) -> Self {
