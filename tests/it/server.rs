@@ -518,3 +518,43 @@ async fn keys_are_rotated_by_half_of_their_life_and_forgotten_when_nothing_needs
     issuer.rotate().await.unwrap();
     assert_eq!(anchors(), 1, "and is forgotten when nothing needs it");
 }
+
+#[tokio::test]
+async fn a_node_whose_own_task_was_swept_can_still_be_evicted() {
+    const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+    let now = taskmint_model::Clock::now(&taskmint_model::SystemClock);
+    let clock = taskmint_testkit::ManualClock::new(now);
+    let lines = "store.kind = \"memory\"\nkeys.kind = \"memory\"";
+    let folder = std::sync::Arc::new(tempfile::TempDir::new().unwrap());
+    let mut world = World::by(folder, lines, std::sync::Arc::new(clock.clone())).await;
+    let join = world.token("n1").await;
+    let svid = attest(&join, &Key::new(), &request_id()).await.unwrap();
+    let get = admin::GetNodeRequest {
+        id: svid.node_id.clone(),
+    };
+    let own = world
+        .admin
+        .get_node(get)
+        .await
+        .unwrap()
+        .into_inner()
+        .task_id;
+
+    clock.advance(3 * DAY);
+    let mut looks = tokio::time::interval(std::time::Duration::from_millis(20));
+    let swept = async {
+        let get = task::GetRequest { task_id: own };
+        while world.admin.get_task(get.clone()).await.is_ok() {
+            looks.tick().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), swept)
+        .await
+        .unwrap();
+    let evict = admin::NodeRequest {
+        id: svid.node_id,
+        ..Default::default()
+    };
+    let evicted = world.admin.evict_node(evict).await.unwrap().into_inner();
+    assert_eq!(evicted.node.unwrap().state, "evicted");
+}

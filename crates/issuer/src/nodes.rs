@@ -375,8 +375,12 @@ impl Issuer {
             .into_iter()
             .flatten()
         {
-            self.end(by, svid.task, Cause::EVICTED, "").await?;
-            ended += 1;
+            match self.end(by, svid.task, Cause::EVICTED, "").await {
+                Ok(_) => ended += 1,
+                // Its bucket was swept: there is nothing left to end.
+                Err(refused) if refused.reason == "NO_SUCH_TASK" => {}
+                Err(refused) => return Err(refused),
+            }
         }
         Ok((node, ended))
     }
