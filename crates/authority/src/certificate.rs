@@ -5,9 +5,9 @@
 //! certificate stands here. There is no argument for a CA bit, a key usage or an issuer.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose, PublicKeyData, SanType,
-    SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyUsagePurpose,
+    PublicKeyData, SanType, SerialNumber,
 };
 use ring::digest::{SHA256, digest};
 use taskmint_id::{P256PublicKey, TrustDomain};
@@ -139,6 +139,12 @@ impl CaSigner {
         self.sign(&params, key)
     }
 
+    /// A list of what was revoked: version 2, complete, for every certificate of the key.
+    pub(crate) fn crl(&self, params: &CertificateRevocationListParams) -> Result<Vec<u8>, Refusal> {
+        let list = params.signed_by(&self.issuer).map_err(failed)?;
+        Ok(list.der().to_vec())
+    }
+
     fn sign(&self, params: &CertificateParams, key: &P256PublicKey) -> Result<Vec<u8>, Refusal> {
         let subject = Subject(key.to_sec1());
         let certificate = params.signed_by(&subject, &self.issuer).map_err(failed)?;
@@ -191,13 +197,15 @@ fn ca_params(
 }
 
 fn set_validity(params: &mut CertificateParams, (from, to): Validity) -> Result<(), Refusal> {
-    let second = |at: Timestamp| {
-        let secs = i64::try_from(at.min(Timestamp::MAX).secs()).map_err(failed)?;
-        OffsetDateTime::from_unix_timestamp(secs).map_err(failed)
-    };
     params.not_before = second(from)?;
     params.not_after = second(to)?;
     Ok(())
+}
+
+/// As certificates and lists carry it.
+pub(crate) fn second(at: Timestamp) -> Result<OffsetDateTime, Refusal> {
+    let secs = i64::try_from(at.min(Timestamp::MAX).secs()).map_err(failed)?;
+    OffsetDateTime::from_unix_timestamp(secs).map_err(failed)
 }
 
 fn uri(text: &str) -> Result<SanType, Refusal> {

@@ -16,6 +16,10 @@ pub(crate) enum What {
     Head,
     /// A checkpoint; named by its sequence number.
     Checkpoint,
+    /// A CRL; named by its number.
+    Crl,
+    /// A status list; named by bucket and time.
+    StatusList,
 }
 
 /// Counts and chains the signatures of one start.
@@ -51,6 +55,8 @@ fn link(tail: &SignerTail, what: What, name: &[u8; 20]) -> [u8; 32] {
         What::Token => 2,
         What::Head => 3,
         What::Checkpoint => 4,
+        What::Crl => 5,
+        What::StatusList => 6,
     };
     let mut context = Context::new(&SHA256);
     context.update(b"taskmint signature\0");

@@ -1,13 +1,15 @@
 //! The authority itself: what the port asks for, without waiting for anything.
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use taskmint_id::P256PublicKey;
 use taskmint_mint::{
-    CheckpointRequest, Facts, Grant, HeadRequest, JwtRequest, KeyAlgorithm, KeyKind, LogKeyRequest,
-    LogStart, Prepared, PublicKey, Refusal, Request, Sealed, Signed, SignerTail, X509Request,
+    CheckpointRequest, CrlNumber, Facts, Grant, HeadRequest, JwtRequest, KeyAlgorithm, KeyKind,
+    LogKeyRequest, LogStart, Prepared, PublicKey, Refusal, Request, Sealed, Signed, SignerTail,
+    X509Request,
 };
 use taskmint_model::{AuthorityId, Clock, Entropy, Timestamp, is_dns_name};
 use taskmint_status::{Generation, LogId, Place, Serial, TaskBinding};
@@ -40,7 +42,9 @@ pub struct Core {
     /// Which log places must be in; fixed by the load.
     places: OnceLock<(LogId, Generation)>,
     /// Where it stands; held while a head is signed, so that no position gets two.
-    log: Mutex<Option<LogState>>,
+    pub(crate) log: Mutex<Option<LogState>>,
+    /// The number of each CA's newest CRL.
+    pub(crate) crl_numbers: Mutex<HashMap<AuthorityId, CrlNumber>>,
 }
 
 impl Core {
@@ -63,6 +67,7 @@ impl Core {
             changing: Mutex::new(()),
             places: OnceLock::new(),
             log: Mutex::new(None),
+            crl_numbers: Mutex::default(),
         }
     }
 
@@ -165,6 +170,8 @@ impl Core {
             Request::Jwt(request) => self.jwt(&ring, &request, now),
             Request::Head(request) => self.head(&ring, &request, now),
             Request::Checkpoint(request) => self.checkpoint(&ring, request, now),
+            Request::Crl(request) => self.crl(&ring, &request, now),
+            Request::StatusList(request) => self.status_list(&ring, &request, now),
         };
         batch.into_iter().map(sign).collect()
     }

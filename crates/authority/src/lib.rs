@@ -12,6 +12,7 @@
 mod certificate;
 mod chain;
 mod core;
+mod crl;
 mod grant;
 mod in_process;
 mod keyring;
@@ -21,6 +22,7 @@ mod rotation;
 mod sealing;
 mod secret;
 mod signer;
+mod status_list;
 mod token;
 
 pub use self::core::Core;

@@ -185,6 +185,14 @@ impl LogState {
         self.sequence
     }
 
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    pub(crate) fn floor(&self) -> u32 {
+        self.floor
+    }
+
     fn check_log(&self, log: LogId) -> Result<(), Refusal> {
         if log == self.log {
             Ok(())

@@ -5,8 +5,8 @@ use std::time::Duration;
 use taskmint_id::{Kind, TrustDomain};
 use taskmint_mint::{Class, Facts, Refusal};
 use taskmint_model::{Entry, Timestamp};
-use taskmint_status::Place;
 use taskmint_status::place::bucket_end;
+use taskmint_status::{LogId, Place};
 
 /// Fixed when the authority starts. Nothing that comes with a request widens it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,9 @@ pub struct Policy {
     /// The most that a head may promise to stay fresh (P17): whoever could promise a year would
     /// keep verifiers from ever closing.
     pub max_head_age: Duration,
+    /// How long a CRL or a status list may count: a list is news for those who don't watch, and
+    /// whoever could make one last would keep them from ever hearing of an end.
+    pub max_list_age: Duration,
     /// `public_url` of the trust domain (P21), without a slash at its end. Status lists are named below it or not at all, so
     /// that nobody sends validators to a list of his own.
     pub public_url: Option<String>,
@@ -79,6 +82,7 @@ impl Policy {
             clock_skew: Duration::from_secs(MINUTE),
             max_limit: Entry::MAX_LIMIT,
             max_head_age: Duration::from_secs(5 * MINUTE),
+            max_list_age: Duration::from_secs(HOUR + MINUTE),
             public_url: None,
         }
     }
@@ -153,14 +157,26 @@ impl Policy {
 
     /// The one address at which the status of `place` may be said to lie (P21).
     pub(crate) fn check_status_uri(&self, uri: &str, place: Place) -> Result<(), Refusal> {
-        let expected = self
-            .public_url
-            .as_ref()
-            .map(|url| format!("{url}/status/{}/{}", place.log(), place.bucket()));
-        if expected.as_deref() != Some(uri) {
+        if self.status_uri(place.log(), place.bucket()).as_deref() != Some(uri) {
             return Err(Refusal::StatusUri(uri.chars().take(128).collect()));
         }
         Ok(())
+    }
+
+    /// Where the status list of a bucket is published, if at all (P21).
+    pub(crate) fn status_uri(&self, log: LogId, bucket: u32) -> Option<String> {
+        let url = self.public_url.as_ref()?;
+        Some(format!("{url}/status/{log}/{bucket}"))
+    }
+
+    /// First and last second of a list.
+    pub(crate) fn check_list(
+        &self,
+        (from, to): (Timestamp, Timestamp),
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        self.check_clock(from, now)?;
+        check_cap((from, to), self.max_list_age)
     }
 }
 

@@ -170,7 +170,8 @@ impl Key {
     }
 }
 
-fn is_for(certificate: &[u8], key: Option<&P256PublicKey>) -> bool {
+/// Whether a certificate is this key's.
+pub(crate) fn is_for(certificate: &[u8], key: Option<&P256PublicKey>) -> bool {
     let Ok((rest, certificate)) = X509Certificate::from_der(certificate) else {
         return false;
     };

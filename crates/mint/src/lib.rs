@@ -10,6 +10,7 @@ mod request;
 
 pub use port::{Authority, KeyKind, LogStart, Prepared, Sealed, Signed, SignerTail};
 pub use request::{
-    CheckpointRequest, Class, Facts, Grant, HeadRequest, JwtRequest, KeyAlgorithm, LogKeyRequest,
-    PublicKey, Refusal, Request, X509Request,
+    CheckpointRequest, Class, CrlNumber, CrlReason, CrlRequest, Facts, Grant, HeadRequest,
+    JwtRequest, KeyAlgorithm, LogKeyRequest, PublicKey, Refusal, Request, Revoked,
+    StatusListRequest, X509Request,
 };

@@ -16,6 +16,10 @@ pub enum Request {
     Head(HeadRequest),
     /// A checkpoint of the revocation log.
     Checkpoint(CheckpointRequest),
+    /// A certificate revocation list.
+    Crl(CrlRequest),
+    /// A token status list.
+    StatusList(StatusListRequest),
 }
 
 /// The facts of a task, stated once at begin; the authority binds them by a [`Grant`] (P23).
@@ -143,6 +147,76 @@ pub struct CheckpointRequest {
     pub at: Timestamp,
 }
 
+/// A complete certificate revocation list of one CA key (P22).
+#[derive(Debug, Clone)]
+pub struct CrlRequest {
+    /// The CA: one that signs, did sign, or will.
+    pub ca: AuthorityId,
+    /// Higher than that of any list before.
+    pub number: CrlNumber,
+    /// From when it counts; at most 60 s off the authority's clock.
+    pub this_update: Timestamp,
+    /// Until when it counts.
+    pub next_update: Timestamp,
+    /// What is revoked: serials strictly ascending.
+    pub revoked: Vec<Revoked>,
+}
+
+/// `CRLNumber`. It goes up over restarts and restores without a write of its own, since those
+/// raise epoch and generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct CrlNumber {
+    /// The log's generation.
+    pub generation: u8,
+    /// The log's epoch.
+    pub epoch: u32,
+    /// Counts within the epoch.
+    pub count: u64,
+}
+
+/// A certificate that counts no more, or not for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Revoked {
+    /// Its serial number.
+    pub serial: [u8; 20],
+    /// Since when.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: CrlReason,
+}
+
+/// The reason of a revocation, by RFC 5280, section 5.3.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CrlReason {
+    /// Its task has ended by itself.
+    CessationOfOperation,
+    /// A successor took its task's place.
+    Superseded,
+    /// Somebody took the right away.
+    PrivilegeWithdrawn,
+    /// Its task is suspended, and may be resumed.
+    CertificateHold,
+}
+
+/// A token status list of one bucket (draft-ietf-oauth-status-list), two bits for each place.
+#[derive(Debug, Clone)]
+pub struct StatusListRequest {
+    /// Which log.
+    pub log: LogId,
+    /// Which bucket.
+    pub bucket: u32,
+    /// The statuses, index 0 in the lowest bits of the first octet, as one zlib stream.
+    pub list: Vec<u8>,
+    /// `iat`.
+    pub at: Timestamp,
+    /// `exp`: from here on nobody may use it.
+    pub expires_at: Timestamp,
+    /// `ttl`: how long a copy may be used before a new one is fetched, in seconds.
+    pub ttl_secs: u64,
+    /// Certificate DER of the log's key, named in the header (`x5c`).
+    pub certificate: Vec<u8>,
+}
+
 /// A certificate for the log's key by an active CA; it is no SVID (P15).
 #[derive(Debug, Clone, Copy)]
 pub struct LogKeyRequest {
@@ -220,6 +294,12 @@ pub enum Refusal {
     /// A status list anywhere but below the trust domain's public address.
     #[error("`{0}` is not where this trust domain publishes the status of the place")]
     StatusUri(String),
+    /// The number of a CRL does not go up, or is another epoch's.
+    #[error("the number of the list is not above that of the one before, or another epoch's")]
+    CrlNumber,
+    /// Entries out of order, of another shape, from the future, or too many.
+    #[error("the list's {0}")]
+    List(&'static str),
     /// A sealed key can't be opened.
     #[error("a sealed key can't be opened: {0}")]
     Sealed(&'static str),

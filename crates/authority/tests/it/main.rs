@@ -11,6 +11,7 @@ mod attacks;
 mod certificates;
 mod fixed;
 mod lint;
+mod lists;
 mod log;
 mod rotation;
 mod support;

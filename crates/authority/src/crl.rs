@@ -1,0 +1,141 @@
+//! Certificate revocation lists (P22): RFC 5280, section 5; one complete list for each CA key.
+//!
+//! A list is not a proof of what it leaves out: whoever asks can leave a serial out, as it can
+//! leave an end out of the log. It can't list what is no serial of a task, set the number back, or
+//! make a list that outlives its welcome.
+
+use rcgen::{
+    CertificateRevocationListParams, KeyIdMethod, RevocationReason, RevokedCertParams, SerialNumber,
+};
+use taskmint_mint::{CrlNumber, CrlReason, CrlRequest, Refusal, Revoked, Signed};
+use taskmint_model::Timestamp;
+use taskmint_status::{Generation, Serial};
+
+use crate::certificate::{key_id, second};
+use crate::chain::{What, padded};
+use crate::core::Core;
+use crate::keyring::{CaKey, Key, Keyring};
+
+/// The most entries of a list: some 45 MB of them.
+const MAX_ENTRIES: usize = 1_000_000;
+
+impl Core {
+    pub(crate) fn crl(
+        &self,
+        ring: &Keyring,
+        request: &CrlRequest,
+        now: Timestamp,
+    ) -> Result<Signed, Refusal> {
+        // Not the active one only: what a CA signed before it was replaced is revoked by itself.
+        let Key::Ca(ca) = ring.get(request.ca)? else {
+            return Err(Refusal::Authority(request.ca));
+        };
+        let (from, to) = (request.this_update, request.next_update);
+        self.policy.check_list((from, to), now)?;
+        if to > ca.to || to <= now {
+            let limit = ca.to;
+            return Err(Refusal::PastLimit {
+                not_after: to,
+                limit,
+            });
+        }
+        let params = params(ca, request)?;
+        let mut numbers = self.crl_numbers.lock();
+        let generation = self.check_number(request.number, numbers.get(&ca.id))?;
+        self.check_revoked(&request.revoked, generation, now)?;
+        let tail = self.chain.add(What::Crl, &padded(&octets(request.number)));
+        let bytes = ca.signer.crl(&params)?;
+        numbers.insert(ca.id, request.number);
+        Ok(Signed {
+            bytes,
+            signature: Vec::new(),
+            authority: ca.id,
+            tail,
+        })
+    }
+
+    fn check_number(
+        &self,
+        number: CrlNumber,
+        before: Option<&CrlNumber>,
+    ) -> Result<Generation, Refusal> {
+        let log = *self.log.lock();
+        let log = log.ok_or(Refusal::CrlNumber)?;
+        let generation = log.generation;
+        let of_log = number.generation == generation.get() && number.epoch == log.epoch();
+        if !of_log || before.is_some_and(|before| number <= *before) {
+            return Err(Refusal::CrlNumber);
+        }
+        Ok(generation)
+    }
+
+    fn check_revoked(
+        &self,
+        revoked: &[Revoked],
+        generation: Generation,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        if revoked.len() > MAX_ENTRIES {
+            return Err(Refusal::List("entries are too many"));
+        }
+        let pairs = revoked.iter().zip(revoked.iter().skip(1));
+        if pairs.into_iter().any(|(one, two)| one.serial >= two.serial) {
+            return Err(Refusal::List("serials do not ascend"));
+        }
+        let latest = now + self.policy.clock_skew;
+        for entry in revoked {
+            // Of an earlier generation, too: a restore ends tasks whose certificates still count.
+            match Serial::decode(&entry.serial) {
+                Ok(serial) if serial.generation <= generation => {}
+                _ => return Err(Refusal::List("serial is no task's")),
+            }
+            if entry.at > latest {
+                return Err(Refusal::List("revocation lies in the future"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn params(ca: &CaKey, request: &CrlRequest) -> Result<CertificateRevocationListParams, Refusal> {
+    let revoked = request.revoked.iter().map(|entry| {
+        Ok(RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&entry.serial),
+            revocation_time: second(entry.at)?,
+            reason_code: Some(reason(entry.reason)),
+            invalidity_date: None,
+        })
+    });
+    Ok(CertificateRevocationListParams {
+        this_update: second(request.this_update)?,
+        next_update: second(request.next_update)?,
+        crl_number: SerialNumber::from_slice(&octets(request.number)),
+        // openssl refuses such a point unless the certificate names the same one, tried.
+        issuing_distribution_point: None,
+        revoked_certs: revoked.collect::<Result<_, Refusal>>()?,
+        key_identifier_method: KeyIdMethod::PreSpecified(key_id(ca.signer.public()).to_vec()),
+    })
+}
+
+fn reason(reason: CrlReason) -> RevocationReason {
+    match reason {
+        CrlReason::CessationOfOperation => RevocationReason::CessationOfOperation,
+        CrlReason::Superseded => RevocationReason::Superseded,
+        CrlReason::PrivilegeWithdrawn => RevocationReason::PrivilegeWithdrawn,
+        CrlReason::CertificateHold => RevocationReason::CertificateHold,
+    }
+}
+
+/// Thirteen octets; the generation is never zero, so they are a positive INTEGER of one length
+/// up to generation 127 and of one more from there on.
+fn octets(number: CrlNumber) -> [u8; 13] {
+    let mut octets = [0; 13];
+    let parts = std::iter::once(number.generation)
+        .chain(number.epoch.to_be_bytes())
+        .chain(number.count.to_be_bytes());
+    octets
+        .iter_mut()
+        .zip(parts)
+        .for_each(|(to, from)| *to = from);
+    octets
+}
