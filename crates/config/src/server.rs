@@ -138,6 +138,10 @@ pub struct WatchLimits {
     pub max_watchers: u32,
     /// Watches at the same time by one SPIFFE ID.
     pub max_per_identity: u32,
+    /// Watchers whose acknowledgements are waited for, those behind relays included.
+    pub max_waited_for: u32,
+    /// SPIFFE IDs that are waited for beside nodes and those whose entry says so.
+    pub waited_for: Vec<SpiffeId>,
     /// How many records behind a watcher may be before it gets a checkpoint instead.
     pub checkpoint_after: u64,
 }

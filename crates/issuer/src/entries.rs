@@ -52,6 +52,14 @@ impl EntrySet {
         same.map(|other| other.id)
     }
 
+    /// Whether an entry with this identity has the watch grant.
+    pub(crate) fn may_be_waited_for(&self, id: &SpiffeId, now: Timestamp) -> bool {
+        let inner = self.inner.read();
+        let of = inner.by_identity.get(id).into_iter().flatten();
+        let mut entries = of.filter_map(|id| inner.by_id.get(id));
+        entries.any(|entry| entry.watch && entry.expires_at.is_none_or(|at| at > now))
+    }
+
     pub(crate) fn all(&self) -> Vec<Arc<Entry>> {
         self.inner.read().by_id.values().cloned().collect()
     }

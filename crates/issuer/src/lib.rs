@@ -18,6 +18,7 @@ mod settings;
 mod start;
 mod tasks;
 mod tokens;
+pub mod watchers;
 
 use std::fmt;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ pub use settings::Settings;
 pub use taskmint_lifecycle::Defaults;
 pub use taskmint_model::Cause;
 pub use tokens::NewToken;
+pub use watchers::Watchers;
 
 /// The issuer: one per server process.
 pub struct Issuer {
@@ -56,6 +58,7 @@ pub struct Issuer {
     /// The node whose bars changed last.
     bars: watch::Sender<Option<SpiffeId>>,
     signed: log::Signer,
+    watchers: Arc<Watchers>,
 }
 
 /// Who asks, for whoever reads the audit log.
@@ -130,6 +133,19 @@ impl Issuer {
 
     fn bars_changed(&self, node: &SpiffeId) {
         self.bars.send_replace(Some(node.clone()));
+    }
+
+    /// Who follows the revocation log, and how far.
+    pub fn watchers(&self) -> &Arc<Watchers> {
+        &self.watchers
+    }
+
+    /// Whether ends are waited for until a watcher with this identity has applied them (P19):
+    /// nodes always, workloads by grant. Else one that never acknowledges would stall every wait.
+    pub fn waits_for(&self, id: &SpiffeId) -> bool {
+        id.kind() == Kind::Node
+            || self.settings.waited_for.contains(id)
+            || self.entries.may_be_waited_for(id, self.clock.now())
     }
 
     /// How many tasks are live.

@@ -1,5 +1,6 @@
 //! What an issuer is told once, at start.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use taskmint_id::{SpiffeId, TrustDomain};
@@ -36,10 +37,17 @@ pub struct Settings {
     pub lease: Duration,
     /// How old a head may become before verifiers close (P17).
     pub max_age: Duration,
+    /// How far the clocks of a verifier may part from ours before it closes (P17): the most that
+    /// verifiers of the trust domain are given.
+    pub drift_allowance: Duration,
+    /// Whose watchers are waited for beside those whose entry says so (P19).
+    pub waited_for: HashSet<SpiffeId>,
     /// How often a head is signed when nothing happens.
     pub heartbeat: Duration,
-    /// Leeway that verifiers grant on expiry; the floor waits for it (P16).
+    /// Leeway that verifiers grant on expiry; the floor waits for it (P16), and so do receipts (P18).
     pub leeway: Duration,
+    /// How many request ids one calling process may have remembered (P6).
+    pub max_request_ids: u32,
     /// Address under which status lists are served (P21).
     pub public_url: Option<String>,
 }
@@ -63,8 +71,11 @@ impl Settings {
             backdate: Duration::from_secs(30),
             lease: Duration::from_secs(60),
             max_age: Duration::from_secs(30),
+            drift_allowance: Duration::from_secs(2),
+            waited_for: HashSet::new(),
             heartbeat: Duration::from_secs(10),
             leeway: Duration::from_secs(60),
+            max_request_ids: 4_096,
             public_url: None,
         }
     }

@@ -12,6 +12,7 @@ use tokio::sync::{broadcast, watch};
 use crate::entries::EntrySet;
 use crate::log::Signer;
 use crate::refused::Refused;
+use crate::watchers::Watchers;
 use crate::{Cause, Issuer, MintedX509, Principal, Settings};
 
 impl Issuer {
@@ -30,6 +31,8 @@ impl Issuer {
         let entries = EntrySet::new(store.entries().await?);
         let bundle = watch::Sender::new(Arc::new(Bundle::new(settings.trust_domain.clone())));
         let position = *store.position().borrow();
+        let lingering = settings.max_age + settings.drift_allowance;
+        let watchers = Watchers::new(Arc::clone(&clock), lingering);
         let issuer = Arc::new(Self {
             settings,
             store,
@@ -43,6 +46,7 @@ impl Issuer {
             changed: broadcast::Sender::new(16_384),
             bars: watch::Sender::new(None),
             signed: Signer::new(position),
+            watchers,
         });
         issuer.load_keys().await?;
         issuer.load_tasks().await?;

@@ -23,7 +23,6 @@ use crate::limits::Limits;
 use crate::metrics::count;
 use crate::refusal::{deny, explained, status};
 use crate::requests::{self, duration, text};
-use crate::watch::Watchers;
 
 /// The most entries of one call, and of one page.
 const MAX_ENTRIES: usize = 1000;
@@ -33,7 +32,6 @@ const MAX_ENTRIES: usize = 1000;
 pub(crate) struct AdminService {
     pub(crate) issuer: Arc<Issuer>,
     pub(crate) grants: Arc<Vec<Grant>>,
-    pub(crate) watchers: Arc<Watchers>,
     pub(crate) limits: Arc<Limits>,
     /// What a joining node is told to connect to.
     pub(crate) address: String,
@@ -667,27 +665,20 @@ impl Admin for AdminService {
         request: Request<admin::ListWatchersRequest>,
     ) -> Result<Response<admin::ListWatchersResponse>, Status> {
         self.access(&request)?.check(Verb::Read, None)?;
-        let entries = self.issuer.all_entries();
-        let granted = |id: &SpiffeId| {
-            let grants = self.grants.iter();
-            let mut by_grant =
-                grants.filter(|g| g.principal == *id && g.verbs.contains(&Verb::Watch));
-            by_grant.next().is_some() || entries.iter().any(|e| e.watch && e.spiffe_id == *id)
-        };
-        let watchers = self
-            .watchers
-            .list()
-            .into_iter()
-            .map(|watcher| admin::Watcher {
-                waited_for: granted(&watcher.spiffe_id),
-                spiffe_id: watcher.spiffe_id.to_string(),
-                name: watcher.name,
-                acknowledged: watcher.acknowledged,
-                acknowledged_at_ms: watcher.acknowledged_at.millis(),
-                connected_at_ms: watcher.connected_at.millis(),
-            });
+        let sequence = self.issuer.store().position().borrow().sequence;
+        let watchers = self.issuer.watchers().list().into_iter();
+        let watchers = watchers.map(|watcher| admin::Watcher {
+            spiffe_id: watcher.spiffe_id.to_string(),
+            name: watcher.name,
+            acknowledged: watcher.acknowledged,
+            acknowledged_at_ms: watcher.acknowledged_at.millis(),
+            connected_at_ms: watcher.connected_at.millis(),
+            waited_for: watcher.waited_for,
+            relay: watcher.relay.map(|id| id.to_string()).unwrap_or_default(),
+            lag: sequence.saturating_sub(watcher.acknowledged),
+        });
         Ok(Response::new(admin::ListWatchersResponse {
-            sequence: self.issuer.store().position().borrow().sequence,
+            sequence,
             watchers: watchers.collect(),
         }))
     }
@@ -732,7 +723,7 @@ impl Admin for AdminService {
             sequence: self.issuer.store().position().borrow().sequence,
             live_tasks: count(self.issuer.live_tasks()),
             nodes_connected: count(connected),
-            watchers: count(self.watchers.count()),
+            watchers: count(self.issuer.watchers().count()),
             started_at_ms: self.started_at.millis(),
         }))
     }

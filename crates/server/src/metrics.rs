@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use taskmint_issuer::Issuer;
 
-use crate::watch::Watchers;
-
 /// The text of `/metrics` (OpenMetrics).
-pub(crate) fn text(issuer: &Arc<Issuer>, watchers: &Arc<Watchers>) -> String {
+pub(crate) fn text(issuer: &Arc<Issuer>) -> String {
     let position = *issuer.store().position().borrow();
     let gauges: [(&str, &str, u64); 5] = [
         (
@@ -33,7 +31,7 @@ pub(crate) fn text(issuer: &Arc<Issuer>, watchers: &Arc<Watchers>) -> String {
         (
             "taskmint_watchers",
             "streams that follow the revocation log",
-            count(watchers.count()),
+            count(issuer.watchers().count()),
         ),
     ];
     let mut text = String::new();

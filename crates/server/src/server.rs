@@ -10,10 +10,10 @@ use anyhow::Context;
 use rustls::ServerConfig as TlsConfig;
 use taskmint_attest::{NodeAttestor, NodeAttestors};
 use taskmint_authority::{Caps, Policy};
-use taskmint_config::{ServerConfig, StoreKind};
+use taskmint_config::{ServerConfig, StoreKind, Verb};
 use taskmint_daemon::{Tasks, health};
 use taskmint_id::SpiffeId;
-use taskmint_issuer::{Issuer, Settings};
+use taskmint_issuer::{Issuer, Settings, watchers};
 use taskmint_model::{Clock, Entropy};
 use taskmint_status::LogId;
 use taskmint_store::{Memory, Store};
@@ -31,7 +31,7 @@ use crate::connection::{accept, accept_admins};
 use crate::identity::OwnIdentity;
 use crate::limits::Limits;
 use crate::nodes::NodeService;
-use crate::watch::{Most, RevocationService, Watchers};
+use crate::watch::{Most, RevocationService};
 use crate::{keys, metrics};
 
 /// A request of more than this is refused before it is read.
@@ -129,7 +129,6 @@ impl Bound {
         tasks.set_grace(self.config.grace);
         let ready = tasks.readiness().condition("issuer");
         let issuer = self.start_issuer().await?;
-        let watchers = Arc::new(Watchers::default());
         let running = Running {
             issuer: Arc::clone(&issuer),
             address: self.nodes.local_addr().context("the node listener")?,
@@ -138,7 +137,7 @@ impl Bound {
             admin_socket: self.config.admin.socket.clone(),
         };
         self.start_upkeep(tasks, &issuer);
-        self.start_listeners(tasks, &running, watchers).await?;
+        self.start_listeners(tasks, &running).await?;
         tracing::info!(
             trust_domain = %issuer.settings().trust_domain,
             nodes = %running.address,
@@ -209,11 +208,20 @@ impl Bound {
         });
     }
 
+    fn most_watchers(&self) -> watchers::Most {
+        let number = |of: u32| usize::try_from(of).unwrap_or(usize::MAX);
+        let limits = &self.config.watch;
+        watchers::Most {
+            watchers: number(limits.max_watchers),
+            per_identity: number(limits.max_per_identity),
+            waited_for: number(limits.max_waited_for),
+        }
+    }
+
     async fn start_listeners(
         self,
         tasks: &Tasks,
         running: &Running,
-        watchers: Arc<Watchers>,
     ) -> anyhow::Result<()> {
         let issuer = &running.issuer;
         let (own, renewal) = OwnIdentity::start(issuer).await?;
@@ -245,7 +253,6 @@ impl Bound {
         let admin_service = AdminService {
             issuer: Arc::clone(issuer),
             grants: Arc::new(self.config.admin.grants.clone()),
-            watchers: Arc::clone(&watchers),
             limits,
             address: told(&self.config.advertise, running.address),
             token_ttl: joined.map_or(Duration::from_secs(600), |joined| joined.ttl),
@@ -254,11 +261,8 @@ impl Bound {
         };
         let watch_service = RevocationService {
             issuer: Arc::clone(issuer),
-            watchers: Arc::clone(&watchers),
             most: Most {
-                watchers: usize::try_from(self.config.watch.max_watchers).unwrap_or(usize::MAX),
-                per_identity: usize::try_from(self.config.watch.max_per_identity)
-                    .unwrap_or(usize::MAX),
+                watchers: self.most_watchers(),
                 behind: self.config.watch.checkpoint_after,
             },
             stop,
@@ -299,7 +303,7 @@ impl Bound {
 
         let of = Arc::clone(issuer);
         let router = health::router(tasks.readiness().clone(), move || {
-            metrics::text(&of, &watchers)
+            metrics::text(&of)
         });
         let serve = health::serve(self.http, router, tasks.shutdown().clone());
         tasks.spawn_support("http", serve);
@@ -353,9 +357,16 @@ fn settings(config: &ServerConfig) -> anyhow::Result<Settings> {
     settings.ca_ttl = config.credentials.ca_ttl;
     settings.backdate = config.credentials.backdate;
     settings.lease = config.tasks.lease;
+    settings.max_request_ids = config.tasks.max_request_ids;
     settings.max_age = config.revocation.max_age;
+    settings.drift_allowance = config.revocation.drift_allowance;
     settings.heartbeat = config.revocation.heartbeat;
     settings.leeway = config.revocation.leeway;
+    settings.waited_for = config.watch.waited_for.iter().cloned().collect();
+    let grants = config.admin.grants.iter();
+    let watching = grants.filter(|grant| grant.verbs.contains(&Verb::Watch));
+    let watching = watching.map(|grant| grant.principal.clone());
+    settings.waited_for.extend(watching);
     settings.public_url = config
         .public_url
         .as_ref()

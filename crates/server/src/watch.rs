@@ -3,14 +3,12 @@
 //! One task for each watcher; what it sends is read from the log from its own cursor, so a slow
 //! watcher costs a cursor and, once it is too far behind, a checkpoint. Never a queue.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
-use taskmint_id::SpiffeId;
+use taskmint_id::{Kind, SpiffeId};
+use taskmint_issuer::watchers::{self, Acknowledge, Introduced, Listed, NewWatcher, Relayed};
 use taskmint_issuer::{Issuer, LogFrame, LogStart, SignedLog};
 use taskmint_model::Timestamp;
 use taskmint_status::Delta;
@@ -33,84 +31,10 @@ const UNREAD: Duration = Duration::from_secs(60);
 /// The least pause between two nonces of one watcher: each costs a signature.
 const NONCE_PAUSE: Duration = Duration::from_millis(200);
 
-/// Who follows the log, and how far.
-#[derive(Debug, Default)]
-pub(crate) struct Watchers {
-    next: AtomicU64,
-    open: Mutex<HashMap<u64, Watcher>>,
-}
-
-/// One watcher as operators see it.
-#[derive(Debug, Clone)]
-pub(crate) struct Watcher {
-    pub(crate) spiffe_id: SpiffeId,
-    pub(crate) name: String,
-    pub(crate) acknowledged: u64,
-    pub(crate) acknowledged_at: Timestamp,
-    pub(crate) connected_at: Timestamp,
-}
-
-/// Takes a watcher off the list when dropped.
-struct Listed {
-    watchers: Arc<Watchers>,
-    number: u64,
-}
-
-impl Drop for Listed {
-    fn drop(&mut self) {
-        self.watchers.open.lock().remove(&self.number);
-    }
-}
-
-impl Watchers {
-    /// Everybody who follows now.
-    pub(crate) fn list(&self) -> Vec<Watcher> {
-        let mut all: Vec<_> = self.open.lock().values().cloned().collect();
-        all.sort_by(|a, b| (&a.spiffe_id, &a.name).cmp(&(&b.spiffe_id, &b.name)));
-        all
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.open.lock().len()
-    }
-
-    fn enter(self: &Arc<Self>, watcher: Watcher, most: Most) -> Result<Listed, Status> {
-        let mut open = self.open.lock();
-        let same = open
-            .values()
-            .filter(|other| other.spiffe_id == watcher.spiffe_id)
-            .count();
-        if open.len() >= most.watchers || same >= most.per_identity {
-            let message = "too many watchers; connect through the agent of the node";
-            return Err(deny(Code::ResourceExhausted, "TOO_MANY_WATCHERS", message));
-        }
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        open.insert(number, watcher);
-        Ok(Listed {
-            watchers: Arc::clone(self),
-            number,
-        })
-    }
-
-    /// Acknowledgements are cumulative; one that goes back, or ahead of what was sent, is a fault
-    /// of the watcher and ends its stream.
-    fn acknowledge(&self, number: u64, sequence: u64, sent: u64, at: Timestamp) -> bool {
-        match self.open.lock().get_mut(&number) {
-            Some(watcher) if (watcher.acknowledged..=sent).contains(&sequence) => {
-                watcher.acknowledged = sequence;
-                watcher.acknowledged_at = at;
-                true
-            }
-            _ => false,
-        }
-    }
-}
-
 /// How many watchers are served.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Most {
-    pub(crate) watchers: usize,
-    pub(crate) per_identity: usize,
+    pub(crate) watchers: watchers::Most,
     /// A watcher further behind than this gets a checkpoint.
     pub(crate) behind: u64,
 }
@@ -119,7 +43,6 @@ pub(crate) struct Most {
 #[derive(Clone)]
 pub(crate) struct RevocationService {
     pub(crate) issuer: Arc<Issuer>,
-    pub(crate) watchers: Arc<Watchers>,
     pub(crate) most: Most,
     pub(crate) stop: tokio_util::sync::CancellationToken,
 }
@@ -186,14 +109,21 @@ impl Follow {
         taskmint_model::bounded("name", &open.name, 256).map_err(|e| BadField::new("name", e))?;
         let issuer = service.issuer;
         let now = issuer.now();
-        let watcher = Watcher {
+        let watcher = NewWatcher {
+            is_node: spiffe_id.kind() == Kind::Node,
+            waited_for: issuer.waits_for(&spiffe_id),
             spiffe_id,
             name: open.name.clone(),
-            acknowledged: 0,
-            acknowledged_at: now,
-            connected_at: now,
+            instance: octets("instance", &open.instance)?,
         };
-        let listed = service.watchers.enter(watcher, service.most)?;
+        let listed = issuer.watchers().enter(watcher, service.most.watchers, now);
+        let listed = listed.map_err(|too_many| {
+            deny(
+                Code::ResourceExhausted,
+                "TOO_MANY_WATCHERS",
+                too_many.to_string(),
+            )
+        })?;
         let behind = service.most.behind;
         let newest = Timestamp::default();
         let mut follow = Self {
@@ -241,7 +171,7 @@ impl Follow {
                     }
                 }
                 request = requests.message() => match request?.and_then(|r| r.message) {
-                    Some(watch_request::Message::Acknowledge(ack)) => self.acknowledge(&ack)?,
+                    Some(watch_request::Message::Acknowledge(ack)) => self.acknowledge(ack)?,
                     Some(watch_request::Message::Nonce(wire::Nonce { nonce: octets })) => {
                         tokio::time::sleep_until(last_nonce + NONCE_PAUSE).await;
                         last_nonce = tokio::time::Instant::now();
@@ -256,17 +186,36 @@ impl Follow {
         }
     }
 
-    fn acknowledge(&self, ack: &wire::Acknowledge) -> Result<(), Status> {
-        let at = self.issuer.now();
-        let watchers = &self.listed.watchers;
-        if watchers.acknowledge(self.listed.number, ack.sequence, self.cursor, at) {
-            return Ok(());
-        }
-        let why = format!(
-            "{} was never sent, or was acknowledged before",
-            ack.sequence
-        );
-        Err(BadField::new("acknowledge.sequence", why).into())
+    fn acknowledge(&self, ack: wire::Acknowledge) -> Result<(), Status> {
+        let relayed = ack.relayed.into_iter().map(|one| self.relayed(one));
+        let said = Acknowledge {
+            sequence: ack.sequence,
+            relayed: relayed.collect::<Result<_, _>>()?,
+            relayed_sequence: ack.relayed_sequence,
+        };
+        let taken = self.listed.acknowledge(&said, self.issuer.now());
+        taken.map_err(|why| BadField::new("acknowledge", why).into())
+    }
+
+    fn relayed(&self, one: wire::Relayed) -> Result<Relayed, BadField> {
+        let who = match &*one.spiffe_id {
+            "" => None,
+            text => {
+                let id = SpiffeId::parse(text);
+                let id = id.map_err(|e| BadField::new("acknowledge.relayed.spiffe_id", e))?;
+                Some(Introduced {
+                    waited_for: one.waited_for || self.issuer.waits_for(&id),
+                    spiffe_id: id,
+                    name: one.name,
+                })
+            }
+        };
+        Ok(Relayed {
+            number: one.number,
+            who,
+            sequence: one.sequence,
+            left: one.left,
+        })
     }
 
     async fn send_head_for(&mut self, nonce: Option<[u8; 16]>) -> Result<(), Status> {
@@ -369,10 +318,12 @@ impl Follow {
                 })
             }
         };
+        let wanted = self.issuer.watchers().wanted();
         let response = wire::WatchResponse {
             frame: Some(frame),
-            prompt: false,
+            prompt: wanted > self.listed.acknowledged() && wanted <= self.cursor,
         };
+        self.listed.sent(self.cursor);
         match tokio::time::timeout(UNREAD, self.frames.send(Ok(response))).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Status::cancelled("the watcher went away")),
@@ -385,12 +336,16 @@ impl Follow {
     }
 }
 
-fn nonce(octets: &[u8]) -> Result<Option<[u8; 16]>, BadField> {
+fn nonce(nonce: &[u8]) -> Result<Option<[u8; 16]>, BadField> {
+    octets("nonce", nonce)
+}
+
+fn octets(field: &'static str, octets: &[u8]) -> Result<Option<[u8; 16]>, BadField> {
     if octets.is_empty() {
         return Ok(None);
     }
     octets
         .try_into()
         .map(Some)
-        .map_err(|_| BadField::new("nonce", "must have 16 octets"))
+        .map_err(|_| BadField::new(field, "must have 16 octets"))
 }

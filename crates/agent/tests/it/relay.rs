@@ -47,6 +47,7 @@ async fn what_a_watcher_says_and_what_it_hears_pass_through_unchanged() {
         said(Said::Acknowledge(Acknowledge {
             sequence: 3,
             log_hash: vec![1; 32].into(),
+            ..Default::default()
         })),
         said(Said::Nonce(Nonce {
             nonce: vec![8; 16].into(),

@@ -310,6 +310,11 @@ impl WatchLimits {
                 .value("max_per_identity")
                 .within(1..=1_000_000)
                 .or(64),
+            max_waited_for: reader
+                .value("max_waited_for")
+                .within(1..=1_000_000)
+                .or(20_000),
+            waited_for: reader.value("waited_for").or(Vec::new()),
             checkpoint_after: reader
                 .value("checkpoint_after")
                 .within(1..=u64::MAX)

@@ -81,6 +81,7 @@ impl Outbox {
         Some(Message::Acknowledge(wire::Acknowledge {
             sequence,
             log_hash,
+            ..wire::Acknowledge::default()
         }))
     }
 }
