@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use taskmint_model::{
-    Actor, Binding, Cause, Clock, EntryId, Process, State, Task, TaskId, TaskKind, Timestamp,
+    Actor, Binding, Cause, Clock, EndTrace, EntryId, Process, State, Task, TaskId, TaskKind, Timestamp,
 };
 use taskmint_peer::{HeldProcess, Liveness, ProcessError};
 use tokio::sync::broadcast;
@@ -366,6 +366,7 @@ impl Holding {
             at,
             cause: Cause::NODE_LOST,
             by: Actor::Issuer,
+            trace: EndTrace::default(),
         };
         Task {
             state,

@@ -1,6 +1,6 @@
 //! End: complete, fail, cancel, revoke, expire. One path, and nothing comes back on it.
 
-use taskmint_model::{Actor, Cause, State, Task, Timestamp};
+use taskmint_model::{Actor, Cause, EndTrace, State, Task, Timestamp};
 
 use crate::suspension::bars;
 use crate::{Changes, Refusal, Tree};
@@ -48,6 +48,7 @@ impl Changes {
             at,
             cause,
             by: by.clone(),
+            trace: EndTrace::default(),
         };
         self.turn(
             Task {

@@ -27,7 +27,8 @@ pub use node::{JoinToken, Node, NodeState, NodeSvid};
 pub use process::{Process, ProcessError};
 pub use selector::{Selector, SelectorError, Selectors};
 pub use task::{
-    Actor, Bar, Binding, Cause, Holder, Limits, State, Suspension, Task, TaskKind, TaskTimes,
+    Actor, Bar, Binding, Cause, EndTrace, Holder, Limits, State, Suspension, Task, TaskKind,
+    TaskTimes,
 };
 pub use text::{TextError, bounded};
 pub use time::{Clock, SystemClock, Timestamp, TimestampError, millis};

@@ -133,7 +133,20 @@ pub enum State {
         cause: Cause,
         /// By whom.
         by: Actor,
+        /// What it takes to say by when nobody accepts it any more.
+        trace: EndTrace,
     },
+}
+
+/// What is known of an end beside the end itself: what a receipt is made of (P18).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EndTrace {
+    /// Position in the revocation log at which the task, and everything below it that ended with
+    /// it, has ended. None until it is committed, and for ends of another log.
+    pub position: Option<u64>,
+    /// No credential that was minted under the task, or under anything below it that ended with it,
+    /// lasts longer. At 1970 if none was minted. None: as long as the task could have.
+    pub last_expiry: Option<Timestamp>,
 }
 
 /// Who suspended a task and why: only the same rank or a higher one lifts it (P5).

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rocksdb::WriteBatch;
-use taskmint_model::{Actor, Audit, Cause, Decision, State, Task, Timestamp};
+use taskmint_model::{Actor, Audit, Cause, Decision, EndTrace, State, Task, Timestamp};
 use taskmint_status::{Generation, LogId, Slot};
 use taskmint_store::{
     Change, Commit, CommitError, Group, Key, Ledger, LogIdentity, Row, StoreError, View, ledger,
@@ -158,6 +158,7 @@ fn end_tasks(base: &Base, now: Timestamp) -> Result<u64, StoreError> {
                     at: now,
                     cause: Cause::RESTORED,
                     by: Actor::Issuer,
+                    trace: EndTrace::default(),
                 },
                 ..Arc::unwrap_or_clone(task)
             };

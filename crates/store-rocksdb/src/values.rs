@@ -5,12 +5,13 @@ mod registry;
 mod task;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message;
 use taskmint_id::SpiffeId;
-use taskmint_model::{Id, IdKind, Process, Selectors, Timestamp};
+use taskmint_model::{Id, IdKind, Process, Selectors, Timestamp, millis};
 use taskmint_status::{Chunk, LogId, Place, Record, Slot};
-use taskmint_store::{Key, Ledger, LogIdentity, Row, StoreError};
+use taskmint_store::{Key, Ledger, LogIdentity, Promise, Row, StoreError};
 
 use crate::keys::Table;
 
@@ -236,6 +237,11 @@ fn ledger(record: pb::Ledger) -> Read<Ledger> {
         denials: record.denials,
         issuances: record.issuances,
         bundle: record.bundle,
+        longest: record.longest.map(Duration::from_millis),
+        promise: record.promise.map(|span| Promise {
+            span: Duration::from_millis(span),
+            earlier_until: at(record.promised_until.unwrap_or_default()),
+        }),
     })
 }
 
@@ -251,6 +257,9 @@ impl From<&Ledger> for pb::Ledger {
             denials: ledger.denials,
             issuances: ledger.issuances,
             bundle: ledger.bundle,
+            longest: ledger.longest.map(millis),
+            promise: ledger.promise.map(|promise| millis(promise.span)),
+            promised_until: ledger.promise.map(|promise| promise.earlier_until.millis()),
         }
     }
 }

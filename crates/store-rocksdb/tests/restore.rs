@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use taskmint_model::{Actor, Cause, JoinToken, State};
+use taskmint_model::{Actor, Cause, EndTrace, JoinToken, State};
 use taskmint_status::{LogId, Status};
 use taskmint_store::conformance::sample::{self, BUCKET, HOUR, NOW};
 use taskmint_store::{
@@ -80,7 +80,8 @@ async fn a_restored_store_is_another_log_whose_tasks_all_ended() {
         State::Ended {
             at: NOW,
             cause: Cause::RESTORED,
-            by
+            by,
+            trace: EndTrace::default(),
         }
     );
     assert_eq!(store.task(lost.id).await.unwrap(), None);

@@ -7,6 +7,7 @@ use taskmint_model::{
 };
 use taskmint_status::{Place, Status};
 
+use crate::ledger::Promise;
 use crate::port::{AuthorityRecord, StoreError};
 
 /// Changes that happen together or not at all, and what must still hold when they do.
@@ -100,6 +101,8 @@ pub enum Change {
     DeleteAuthority(AuthorityId),
     /// Raises the bundle's sequence number by one (BND-04).
     BumpBundle,
+    /// Says how long verifiers may believe a head from here on (P18).
+    Promise(Promise),
 }
 
 /// A change of a task's two status bits: one record of the revocation log.

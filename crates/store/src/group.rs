@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
-use taskmint_model::{Audit, Denial, Issuance, Task, TaskId, Timestamp};
+use taskmint_model::{Audit, Denial, Issuance, State, Task, TaskId, TaskKind, Timestamp};
 use taskmint_status::{Place, Slot, place::MAX_INDEX};
 
 use crate::chain::audit_hash;
@@ -68,6 +68,7 @@ impl<'v> Group<'v> {
             group: self,
             rows: BTreeMap::new(),
             ledger: self.ledger,
+            ended: Vec::new(),
         };
         for expect in commit.expect {
             if !draft.holds(&expect)? {
@@ -77,6 +78,7 @@ impl<'v> Group<'v> {
         for change in commit.changes {
             draft.change(change)?;
         }
+        draft.mark_ends();
         let Draft { rows, ledger, .. } = draft;
         self.take(rows, ledger);
         Ok(Committed {
@@ -90,6 +92,7 @@ impl<'v> Group<'v> {
             group: self,
             rows: BTreeMap::new(),
             ledger: self.ledger,
+            ended: Vec::new(),
         };
         draft.append(taskmint_status::Change::Epoch, at);
         let Draft { rows, ledger, .. } = draft;
@@ -157,6 +160,8 @@ struct Draft<'g, 'v> {
     group: &'g Group<'v>,
     rows: BTreeMap<Key, Option<Row>>,
     ledger: Ledger,
+    /// Tasks whose end the commit puts into the log.
+    ended: Vec<Slot>,
 }
 
 impl View for Draft<'_, '_> {
@@ -259,6 +264,7 @@ impl Draft<'_, '_> {
             }
             Change::DeleteAuthority(id) => self.delete(Key::Authority(id)),
             Change::BumpBundle => self.ledger.bundle += 1,
+            Change::Promise(promise) => self.ledger.promise = Some(promise),
         }
         Ok(())
     }
@@ -300,9 +306,31 @@ impl Draft<'_, '_> {
     fn issue(&mut self, issuance: Issuance) -> Result<(), CommitError> {
         let slot = self.slot(issuance.place)?;
         self.ledger.issuances += 1;
+        let lasts = issuance.expires_at.since(issuance.at);
+        if self.ledger.longest.is_some_and(|longest| longest < lasts) && self.is_workload(slot)? {
+            self.ledger.longest = Some(lasts);
+        }
         let key = Key::Issuance(slot, self.ledger.issuances);
         self.put(key, Row::Issuance(issuance.into()));
         Ok(())
+    }
+
+    fn is_workload(&self, slot: Slot) -> Result<bool, StoreError> {
+        let task = rows::task(self, &Key::Task(slot))?;
+        let kind = task.map(|task| task.kind);
+        Ok(!matches!(kind, Some(TaskKind::Node | TaskKind::Server)))
+    }
+
+    /// Writes into every task that ended where in the log everything that ended with it has.
+    fn mark_ends(&mut self) {
+        for slot in std::mem::take(&mut self.ended) {
+            let Some(Some(Row::Task(task))) = self.rows.get_mut(&Key::Task(slot)) else {
+                continue;
+            };
+            if let State::Ended { trace, .. } = &mut Arc::make_mut(task).state {
+                trace.position = Some(self.ledger.sequence);
+            }
+        }
     }
 
     fn consume(&mut self, hash: [u8; 32], by: [u8; 32]) -> Result<(), CommitError> {

@@ -1,5 +1,8 @@
 //! Where every counter of a store stands.
 
+use std::time::Duration;
+
+use taskmint_model::Timestamp;
 use taskmint_status::{ChainHash, Generation, LogId};
 
 use crate::chain::AUDIT_START;
@@ -26,6 +29,20 @@ pub struct Ledger {
     pub issuances: u64,
     /// The bundle's sequence number; the first is 1.
     pub bundle: u64,
+    /// The longest that a workload's credential was to last when it was minted. None: some were
+    /// minted before this was noted.
+    pub longest: Option<Duration>,
+    /// How long verifiers may believe a head, as it was said last.
+    pub promise: Option<Promise>,
+}
+
+/// How long verifiers may believe a head (P18).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Promise {
+    /// After its time, for a head signed from now on.
+    pub span: Duration,
+    /// Until when, for all heads signed under earlier promises.
+    pub earlier_until: Timestamp,
 }
 
 /// How much is kept of what no bucket sweeps.
@@ -50,6 +67,8 @@ impl Ledger {
             denials: 0,
             issuances: 0,
             bundle: 1,
+            longest: Some(Duration::ZERO),
+            promise: None,
         }
     }
 

@@ -22,11 +22,12 @@ mod rows;
 
 pub use chain::{AUDIT_START, audit_hash, check_audit};
 pub use commit::{
-    Change, Commit, CommitError, Committed, Conflict, Expect, Malformed, RequestKey, RequestRecord,
-    StatusChange,
+    Change, Commit, CommitError, Committed, Conflict, Expect, Malformed, RequestCount, RequestKey,
+    RequestRecord, StatusChange,
 };
 pub use group::{Effects, Group};
-pub use ledger::{Ledger, Retention};
+pub use ledger::{Ledger, Promise, Retention};
+pub use lists::{BucketStatus, Lists, Withdrawn};
 pub use memory::Memory;
 pub use port::{
     AuditLine, AuthorityRecord, AuthorityState, Commits, Journal, KeyUse, Log, LogIdentity,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use taskmint_id::SpiffeId;
@@ -13,12 +14,14 @@ use taskmint_model::{
 use taskmint_status::{LogId, Place, Record, StatusMap};
 use tokio::sync::watch;
 
-use crate::commit::{Commit, CommitError, Committed, RequestKey, RequestRecord};
+use crate::commit::{Commit, CommitError, Committed, RequestCount, RequestKey, RequestRecord};
+use crate::ledger::Promise;
+use crate::lists::Lists;
 
 /// Everything that the issuer keeps. All methods may be called concurrently.
-pub trait Store: Commits + Tasks + Registry + Log + Journal {}
+pub trait Store: Commits + Tasks + Registry + Log + Journal + Lists {}
 
-impl<T: Commits + Tasks + Registry + Log + Journal> Store for T {}
+impl<T: Commits + Tasks + Registry + Log + Journal + Lists> Store for T {}
 
 /// Writing.
 #[async_trait]
@@ -59,6 +62,11 @@ pub trait Tasks: Send + Sync + 'static {
     async fn issuances(&self, place: Place, max: usize) -> Result<Vec<Issuance>, StoreError>;
     /// A request that was answered before.
     async fn request(&self, key: &RequestKey) -> Result<Option<RequestRecord>, StoreError>;
+    /// How many requests are remembered, by caller and bucket. Reads all of them: for a start.
+    async fn request_counts(&self) -> Result<Vec<RequestCount>, StoreError>;
+    /// The longest that any workload's credential was to last when it was minted; none if that was
+    /// not noted from the first one on.
+    async fn longest_credential(&self) -> Result<Option<Duration>, StoreError>;
     /// All bars on one node.
     async fn bars(&self, node: &SpiffeId) -> Result<Vec<Bar>, StoreError>;
 }
@@ -89,6 +97,8 @@ pub trait Registry: Send + Sync + 'static {
 pub trait Log: Send + Sync + 'static {
     /// Which log this is.
     fn identity(&self) -> LogIdentity;
+    /// How long verifiers were last promised that they may believe a head.
+    async fn promise(&self) -> Result<Option<Promise>, StoreError>;
     /// The newest durable position; changes only after what it covers is on disk.
     fn position(&self) -> watch::Receiver<LogPosition>;
     /// Records after sequence `after`, in order without gaps, at most `max`. Records below the

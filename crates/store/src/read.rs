@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use taskmint_id::SpiffeId;
@@ -12,8 +13,8 @@ use taskmint_status::map::chunk_of;
 use taskmint_status::{LogId, Place, Record, Status, StatusMap};
 use tokio::sync::watch;
 
-use crate::commit::{RequestKey, RequestRecord};
-use crate::ledger::Ledger;
+use crate::commit::{RequestCount, RequestKey, RequestRecord};
+use crate::ledger::{Ledger, Promise};
 use crate::port::{
     AuditLine, AuthorityRecord, Journal, Log, LogIdentity, LogPosition, Page, Registry,
     StatusSnapshot, StoreError, TaskQuery, Tasks,
@@ -105,6 +106,14 @@ impl<T: Rows> Tasks for T {
         })
     }
 
+    async fn request_counts(&self) -> Result<Vec<RequestCount>, StoreError> {
+        self.read(request_counts).await
+    }
+
+    async fn longest_credential(&self) -> Result<Option<Duration>, StoreError> {
+        self.peek(|view| ledger(view)).map(|ledger| ledger.longest)
+    }
+
     async fn bars(&self, node: &SpiffeId) -> Result<Vec<Bar>, StoreError> {
         let span = span::bars(node);
         self.read(move |view| all(view, span, |row| take!(row, Bar)))
@@ -160,6 +169,10 @@ impl<T: Rows> Registry for T {
 impl<T: Rows> Log for T {
     fn identity(&self) -> LogIdentity {
         self.log_identity()
+    }
+
+    async fn promise(&self) -> Result<Option<Promise>, StoreError> {
+        self.peek(|view| ledger(view)).map(|ledger| ledger.promise)
     }
 
     fn position(&self) -> watch::Receiver<LogPosition> {

@@ -2,8 +2,8 @@
 
 use taskmint_id::SpiffeId;
 use taskmint_model::{
-    Actor, Authority, Binding, Cause, Holder, Limits, State, Suspension, Task, TaskId, TaskKind,
-    TaskTimes, Timestamp,
+    Actor, Authority, Binding, Cause, EndTrace, Holder, Limits, State, Suspension, Task, TaskId,
+    TaskKind, TaskTimes, Timestamp,
 };
 use taskmint_status::{LogId, Place};
 
@@ -53,7 +53,7 @@ impl From<&Task> for wire::Task {
                 };
                 (Some(suspension), None)
             }
-            State::Ended { at, cause, by } => {
+            State::Ended { at, cause, by, .. } => {
                 let cause = cause.name().to_owned();
                 let ending = wire::Ending {
                     at_ms: at.millis(),
@@ -180,6 +180,7 @@ pub fn task_from_wire(task: &wire::Task) -> Result<Task, BadField> {
                 at: Timestamp::from_millis(of.at_ms),
                 cause,
                 by: Actor::Admin(of.by),
+                trace: EndTrace::default(),
             }
         }
     };

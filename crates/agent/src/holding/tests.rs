@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use taskmint_model::{Authority, Holder, Limits, TaskTimes};
+use taskmint_model::{Authority, EndTrace, Holder, Limits, TaskTimes};
 use taskmint_status::{LogId, Place};
 use taskmint_testkit::ManualClock;
 
@@ -81,6 +81,7 @@ fn ended(task: &Task, cause: Cause) -> Task {
         at: Timestamp::from_secs(1),
         cause,
         by: Actor::Holder,
+        trace: EndTrace::default(),
     };
     Task {
         state,

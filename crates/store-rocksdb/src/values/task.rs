@@ -1,8 +1,8 @@
 //! Tasks and what was minted under them.
 
 use taskmint_model::{
-    Actor, Authority, Binding, Cause, CredentialKind, Holder, Issuance, Limits, State, Suspension,
-    Task, TaskKind, TaskTimes,
+    Actor, Authority, Binding, Cause, CredentialKind, EndTrace, Holder, Issuance, Limits, State,
+    Suspension, Task, TaskKind, TaskTimes,
 };
 
 use super::{Bad, Read, array, at, id, octets, pb, place, process, spiffe_id, to_process};
@@ -142,10 +142,17 @@ fn state(state: &State) -> pb::task::State {
                 inherited: *inherited,
             })
         }
-        State::Ended { at, cause, by } => pb::task::State::Ended(pb::Ended {
+        State::Ended {
+            at,
+            cause,
+            by,
+            trace,
+        } => pb::task::State::Ended(pb::Ended {
             at: at.millis(),
             cause: cause.code().into(),
             by: Some(actor(by)),
+            position: trace.position,
+            last_expiry: trace.last_expiry.map(taskmint_model::Timestamp::millis),
         }),
     }
 }
@@ -171,6 +178,10 @@ fn read_state(record: Option<pb::task::State>) -> Read<State> {
             at: at(record.at),
             cause: cause(record.cause).ok_or(Bad("cause"))?,
             by: read_actor(record.by)?,
+            trace: EndTrace {
+                position: record.position,
+                last_expiry: record.last_expiry.map(at),
+            },
         },
     })
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use taskmint_model::{Actor, Cause, State, Task};
+use taskmint_model::{Actor, Cause, EndTrace, State, Task};
 use taskmint_status::{LogId, Place, Status};
 
 use super::sample::{self, BUCKET, HOUR, NOW};
@@ -311,7 +311,12 @@ pub async fn a_cascade_is_one_commit<S: Store>(store: &Arc<S>) {
             State::Ended {
                 at: NOW,
                 cause: Cause::COMPLETED,
-                by
+                by,
+                // Not earlier than the last that ended with it.
+                trace: EndTrace {
+                    position: Some(30),
+                    last_expiry: None,
+                },
             }
         );
         assert_eq!(store.status(task.place).await.unwrap(), Status::Ended);

@@ -6,9 +6,9 @@ use std::time::Duration;
 use taskmint_id::{SpiffeId, TrustDomain};
 use taskmint_model::{
     Actor, Audit, Authority, AuthorityId, Bar, Binding, Cause, CredentialKind, Decision, Denial,
-    DenialId, Entry, EntryId, EntryTtls, Holder, Issuance, JoinToken, KeyType, Limits, Node,
-    NodeMatch, NodeState, NodeSvid, Process, Selectors, State, Task, TaskId, TaskKind, TaskTimes,
-    Timestamp,
+    DenialId, EndTrace, Entry, EntryId, EntryTtls, Holder, Issuance, JoinToken, KeyType, Limits,
+    Node, NodeMatch, NodeState, NodeSvid, Process, Selectors, State, Task, TaskId, TaskKind,
+    TaskTimes, Timestamp,
 };
 use taskmint_status::{Place, Status};
 
@@ -138,6 +138,7 @@ pub fn ended(task: &Task) -> Task {
         at: NOW,
         cause: Cause::COMPLETED,
         by: Actor::Holder,
+        trace: EndTrace::default(),
     };
     Task {
         version: task.version + 1,

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use taskmint_model::{Actor, Binding, Cause, Holder, State, Suspension, Task, TaskKind, TaskTimes};
+use taskmint_model::{
+    Actor, Binding, Cause, EndTrace, Holder, State, Suspension, Task, TaskKind, TaskTimes,
+};
 
 use super::sample::{self, BUCKET, NOW};
 use crate::{Change, Commit, Store, TaskQuery};
@@ -48,7 +50,17 @@ pub async fn every_field_of_a_task_comes_back<S: Store>(store: &Arc<S>) {
         states.push(State::Ended {
             at: NOW,
             cause: Cause::HOLDER_DIED,
+            by: by.clone(),
+            trace: EndTrace::default(),
+        });
+        states.push(State::Ended {
+            at: NOW,
+            cause: Cause::HOLDER_DIED,
             by,
+            trace: EndTrace {
+                position: Some(7),
+                last_expiry: Some(NOW),
+            },
         });
     }
     let bindings = [
@@ -167,6 +179,7 @@ pub async fn every_filter_filters<S: Store>(store: &Arc<S>) {
         at: NOW,
         cause: Cause::FAILED,
         by: Actor::Issuer,
+        trace: EndTrace::default(),
     };
     put(store, &even).await;
     let all = TaskQuery::default;

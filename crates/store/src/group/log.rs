@@ -27,6 +27,7 @@ impl Draft<'_, '_> {
             Status::Suspended => LogChange::Suspend { slot, task },
             Status::Ended => {
                 let cause = change.cause.ok_or(Malformed::NoCause(change.place))?;
+                self.ended.push(slot);
                 LogChange::End { slot, task, cause }
             }
         };
