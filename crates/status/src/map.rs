@@ -4,11 +4,20 @@
 //! bits. A chunk holds 16,384 statuses and is what a store keeps under (bucket, chunk). A chunk in
 //! which everything is valid is no part of the map, so that equal maps have equal bytes.
 
+mod bits;
+mod pack;
+mod served;
+mod set;
+
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::octets::{Reader, Truncated};
+pub use pack::{PackedChunk, pack};
+pub use served::ServedMap;
+
+use crate::octets::Truncated;
 use crate::place::MAX_INDEX;
 
 /// Octets in a chunk.
@@ -17,12 +26,11 @@ pub const CHUNK_LEN: usize = 4096;
 /// Statuses in a chunk.
 pub const CHUNK_STATUSES: u64 = 16_384;
 
+/// The low bit of each status of a word.
+const LOW_BITS: u64 = 0x5555_5555_5555_5555;
+
 const CHUNK_TAG: &[u8; 16] = b"taskmint chnk v1";
 const MAP_TAG: &[u8; 16] = b"taskmint bmap v1";
-const PACKED_VERSION: u8 = 1;
-/// The high bit of a packed chunk's control octet announces zeros instead of literal octets.
-const ZEROS: u8 = 0x80;
-const RUN: usize = 128;
 
 /// What two bits say. The fourth value, 3, is refused wherever maps are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,22 +75,21 @@ pub fn chunk_of(index: u64) -> Result<(u32, u16), MapError> {
     Ok((chunk, (index % CHUNK_STATUSES) as u16))
 }
 
-/// 16,384 statuses in 4 KiB.
+/// 16,384 statuses in 4 KiB, shared by its clones until one of them changes.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Chunk(Box<[u8; CHUNK_LEN]>);
+pub struct Chunk(Arc<[u8; CHUNK_LEN]>);
 
 impl Default for Chunk {
     fn default() -> Self {
-        Self(Box::new([0; CHUNK_LEN]))
+        Self(Arc::new([0; CHUNK_LEN]))
     }
 }
 
 impl std::fmt::Debug for Chunk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let others = self
-            .0
-            .iter()
-            .map(|octet| ((octet | octet >> 1) & 0x55).count_ones());
+            .words()
+            .map(|word| ((word | word >> 1) & LOW_BITS).count_ones());
         write!(f, "Chunk({} not valid)", others.sum::<u32>())
     }
 }
@@ -96,7 +103,7 @@ impl Chunk {
         let bytes: [u8; CHUNK_LEN] = bytes
             .try_into()
             .map_err(|_| MapError::Length(bytes.len()))?;
-        Self(Box::new(bytes)).checked()
+        Self(Arc::new(bytes)).checked()
     }
 
     /// The octets, as a store keeps them.
@@ -116,7 +123,7 @@ impl Chunk {
     /// Sets the status at a position from [`chunk_of`], and returns what was there.
     pub fn set(&mut self, position: u16, status: Status) -> Status {
         let before = self.get(position);
-        if let Some(octet) = self.0.get_mut(usize::from(position / 4)) {
+        if let Some(octet) = Arc::make_mut(&mut self.0).get_mut(usize::from(position / 4)) {
             let shift = position % 4 * 2;
             *octet = *octet & !(3 << shift) | status.bits() << shift;
         }
@@ -126,7 +133,7 @@ impl Chunk {
     /// Whether nothing in it is ended or suspended.
     #[must_use]
     pub fn is_all_valid(&self) -> bool {
-        self.0.iter().all(|octet| *octet == 0)
+        self.words().all(|word| word == 0)
     }
 
     /// Its part of the map's digest: stores may keep it, since only changed chunks need it anew.
@@ -140,62 +147,41 @@ impl Chunk {
     }
 
     fn checked(self) -> Result<Self, MapError> {
-        if self.0.iter().any(|octet| octet & octet >> 1 & 0x55 != 0) {
+        // All of them, since a check that stops early is the slower one.
+        let threes = self
+            .words()
+            .fold(0, |threes, word| threes | word & word >> 1);
+        if threes & LOW_BITS != 0 {
             return Err(MapError::Reserved);
         }
         Ok(self)
     }
 
+    /// Its statuses, 32 a word.
+    pub(crate) fn words(&self) -> impl DoubleEndedIterator<Item = u64> {
+        let (words, _) = self.0.as_chunks::<8>();
+        words.iter().map(|octets| u64::from_le_bytes(*octets))
+    }
+
     fn keeps_ends_of(&self, earlier: &Self) -> bool {
         // The low bit alone means ended, since 3 is refused.
-        self.0
-            .iter()
-            .zip(earlier.0.iter())
-            .all(|(now, then)| then & 0x55 & !now == 0)
-    }
-
-    fn pack(&self, into: &mut Vec<u8>) {
-        let mut rest = self.0.as_slice();
-        while !rest.is_empty() {
-            let zeros = rest
-                .iter()
-                .take(RUN)
-                .take_while(|octet| **octet == 0)
-                .count();
-            let len = if zeros > 0 { zeros } else { literal_len(rest) };
-            let (part, later) = rest.split_at(len);
-            let control = (len - 1) as u8;
-            if zeros > 0 {
-                into.push(control | ZEROS);
-            } else {
-                into.push(control);
-                into.extend_from_slice(part);
-            }
-            rest = later;
-        }
-    }
-
-    fn unpack(reader: &mut Reader<'_>) -> Result<Self, MapError> {
-        let mut chunk = Self::default();
-        let mut rest = chunk.0.as_mut_slice();
-        while !rest.is_empty() {
-            let control = reader.u8()?;
-            let len = usize::from(control & !ZEROS) + 1;
-            let (part, later) = rest.split_at_mut_checked(len).ok_or(MapError::Packing)?;
-            if control & ZEROS == 0 {
-                part.copy_from_slice(reader.slice(len)?);
-            }
-            rest = later;
-        }
-        chunk.checked()
+        Arc::ptr_eq(&self.0, &earlier.0)
+            || self
+                .words()
+                .zip(earlier.words())
+                .all(|(now, then)| then & LOW_BITS & !now == 0)
     }
 }
 
-/// Up to the next two zeros: a lone zero costs less as a literal than as a run of its own.
-fn literal_len(rest: &[u8]) -> usize {
-    let ahead = rest.get(..=RUN).unwrap_or(rest);
-    let zeros = ahead.windows(2).position(|pair| pair == [0, 0]);
-    zeros.unwrap_or(ahead.len()).min(RUN)
+/// The digest of a map, by the numbers and digests of its chunks, ascending.
+#[must_use]
+pub fn digest(chunks: impl IntoIterator<Item = (u32, [u8; 32])>) -> [u8; 32] {
+    let mut hash = Sha256::new_with_prefix(MAP_TAG);
+    for (number, digest) in chunks {
+        hash.update(number.to_be_bytes());
+        hash.update(digest);
+    }
+    hash.finalize().into()
 }
 
 /// The statuses of one bucket; valid where nothing else was set.
@@ -266,12 +252,11 @@ impl StatusMap {
     /// SHA-256 over a tag and, for each chunk that is not all valid, its number and digest.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
-        let mut hash = Sha256::new_with_prefix(MAP_TAG);
-        for (number, chunk) in &self.chunks {
-            hash.update(number.to_be_bytes());
-            hash.update(chunk.digest());
-        }
-        hash.finalize().into()
+        digest(
+            self.chunks
+                .iter()
+                .map(|(number, chunk)| (*number, chunk.digest())),
+        )
     }
 
     /// Whether everything that `earlier` says is ended is ended here too: ends are final.
@@ -284,59 +269,6 @@ impl StatusMap {
                 .unwrap_or(&all_valid)
                 .keeps_ends_of(then)
         })
-    }
-
-    /// The map for the wire: a version, the number of chunks, then each chunk's number and its
-    /// octets as runs (control below 0x80: that many plus one literal octets follow; from 0x80 on:
-    /// the rest plus one zeros) until 4,096 are full.
-    #[must_use]
-    pub fn pack(&self) -> Vec<u8> {
-        let mut packed = vec![PACKED_VERSION];
-        packed.extend_from_slice(&(self.chunks.len() as u32).to_be_bytes());
-        for (number, chunk) in &self.chunks {
-            packed.extend_from_slice(&number.to_be_bytes());
-            chunk.pack(&mut packed);
-        }
-        packed
-    }
-
-    /// Reads a packed map of exactly `chunks` chunks.
-    ///
-    /// The number comes from a signed checkpoint, so that a relay's few octets can't claim gigabytes.
-    ///
-    /// # Errors
-    /// [`MapError`] for another version, another number of chunks, chunks out of order, all valid or
-    /// beyond the last index, runs past a chunk's end, a status of 3, and trailing octets.
-    pub fn unpack(packed: &[u8], chunks: u32) -> Result<Self, MapError> {
-        let mut reader = Reader::new(packed);
-        match reader.u8()? {
-            PACKED_VERSION => {}
-            other => return Err(MapError::Version(other)),
-        }
-        if reader.u32()? != chunks {
-            return Err(MapError::Count);
-        }
-        let mut map = Self::new();
-        for _ in 0..chunks {
-            let number = reader.u32()?;
-            let follows = map
-                .chunks
-                .last_key_value()
-                .is_none_or(|(last, _)| *last < number);
-            if !follows || u64::from(number) > MAX_INDEX / CHUNK_STATUSES {
-                return Err(MapError::Order);
-            }
-            let chunk = Chunk::unpack(&mut reader)?;
-            if chunk.is_all_valid() {
-                return Err(MapError::AllValid);
-            }
-            map.chunks.insert(number, chunk);
-        }
-        if reader.is_empty() {
-            Ok(map)
-        } else {
-            Err(MapError::Trailing)
-        }
     }
 }
 
@@ -364,8 +296,8 @@ pub enum MapError {
     /// A chunk that should have been left out.
     #[error("packed map has an all-valid chunk")]
     AllValid,
-    /// A run that goes over the end of its chunk.
-    #[error("packed map has a run over the end of a chunk")]
+    /// A form that is unknown, or something that goes over the end of its chunk.
+    #[error("packed map has a malformed chunk")]
     Packing,
     /// The input ends inside the map.
     #[error("packed map is cut short")]
@@ -433,7 +365,7 @@ mod tests {
         assert_eq!(map.set(70_000, Status::Valid), Ok(Status::Suspended));
         assert_eq!(map, StatusMap::new());
         assert_eq!(map.digest(), StatusMap::new().digest());
-        assert_eq!(map.pack(), [PACKED_VERSION, 0, 0, 0, 0]);
+        assert_eq!(map.pack(), StatusMap::new().pack());
     }
 
     #[test]
@@ -466,53 +398,6 @@ mod tests {
         assert!(!now.keeps_ends_of(&then));
     }
 
-    #[test]
-    fn a_packed_map_is_small_where_little_is_set() {
-        let map = filled(&[(0, Status::Ended)]);
-        assert!(map.pack().len() < 50);
-        let mut full = Chunk::default();
-        (0..16_384).step_by(8).for_each(|position| {
-            full.set(position, Status::Ended);
-        });
-        let full = StatusMap::from_chunks([(0, full)]);
-        assert!(
-            full.pack().len() < CHUNK_LEN + 50,
-            "lone zeros are literals"
-        );
-    }
-
-    #[test]
-    fn malformed_packings_are_refused_each_for_its_reason() {
-        let good = filled(&[(1, Status::Ended), (20_000, Status::Ended)]).pack();
-        let edited = |at: usize, to: u8| {
-            let mut bad = good.clone();
-            bad[at] = to;
-            StatusMap::unpack(&bad, 2)
-        };
-        assert_eq!(edited(0, 2), Err(MapError::Version(2)));
-        assert_eq!(StatusMap::unpack(&good, 1), Err(MapError::Count));
-        assert_eq!(edited(8, 2), Err(MapError::Order));
-        assert_eq!(edited(5, 0xff), Err(MapError::Order));
-        assert_eq!(edited(10, 0b0000_1100), Err(MapError::Reserved));
-        assert_eq!(edited(10, 0), Err(MapError::AllValid));
-        assert_eq!(
-            StatusMap::unpack(&good[..good.len() - 1], 2),
-            Err(MapError::Truncated)
-        );
-        let mut trailing = good.clone();
-        trailing.push(0);
-        assert_eq!(StatusMap::unpack(&trailing, 2), Err(MapError::Trailing));
-        let mut over = vec![PACKED_VERSION, 0, 0, 0, 1, 0, 0, 0, 0];
-        over.extend([0xff; 31]);
-        over.extend([0xfe, 0xff]);
-        assert_eq!(StatusMap::unpack(&over, 1), Err(MapError::Packing));
-        let claims_much = [PACKED_VERSION, 0xff, 0xff, 0xff, 0xff];
-        assert_eq!(
-            StatusMap::unpack(&claims_much, u32::MAX),
-            Err(MapError::Truncated)
-        );
-    }
-
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(128))]
 
@@ -526,32 +411,10 @@ mod tests {
         }
 
         #[test]
-        fn every_packed_map_comes_back(sets in statuses()) {
-            let map = filled(&sets);
-            let packed = map.pack();
-            let chunks = map.chunks().len() as u32;
-            prop_assert_eq!(StatusMap::unpack(&packed, chunks), Ok(map));
-        }
-
-        #[test]
         fn equal_maps_have_equal_digests_whatever_the_order(sets in statuses()) {
             let last: BTreeMap<u64, Status> = sets.iter().copied().collect();
             let sorted: Vec<_> = last.into_iter().rev().collect();
             prop_assert_eq!(filled(&sets).digest(), filled(&sorted).digest());
-        }
-
-        #[test]
-        fn arbitrary_octets_never_panic_nor_grow(
-            mut packed in proptest::collection::vec(any::<u8>(), 0..300),
-            chunks in 0_u32..4,
-            plausible: bool,
-        ) {
-            if plausible {
-                packed.splice(0..packed.len().min(9), [PACKED_VERSION, 0, 0, 0, chunks as u8, 0, 0, 0, 0]);
-            }
-            if let Ok(map) = StatusMap::unpack(&packed, chunks) {
-                prop_assert_eq!(map.chunks().len(), chunks as usize);
-            }
         }
     }
 }

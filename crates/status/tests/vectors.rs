@@ -230,7 +230,84 @@ fn map_vector(bucket: u32, sets: &[(u64, Status)], map: &StatusMap) -> Value {
     json!({
         "bucket": bucket, "ended": by(Status::Ended), "suspended": by(Status::Suspended),
         "chunks": map.chunks().len(), "digest": hex::encode(map.digest()),
-        "packed": hex::encode(map.pack()),
+        "packed": hex::encode(first_packing(map)),
+    })
+}
+
+/// Version 1 of the packed form, which is read and no longer written.
+fn first_packing(map: &StatusMap) -> Vec<u8> {
+    let mut packed = vec![1];
+    packed.extend_from_slice(&(map.chunks().len() as u32).to_be_bytes());
+    for (number, chunk) in map.chunks() {
+        packed.extend_from_slice(&number.to_be_bytes());
+        let mut rest = chunk.as_bytes().as_slice();
+        while !rest.is_empty() {
+            let ahead = &rest[..rest.len().min(128)];
+            let zeros = ahead.iter().take_while(|octet| **octet == 0).count();
+            // A lone zero costs less as a literal.
+            let literal = rest[..rest.len().min(129)]
+                .windows(2)
+                .position(|pair| pair == [0, 0]);
+            let (part, later) = match zeros {
+                0 => rest.split_at(literal.unwrap_or(rest.len()).min(128)),
+                zeros => rest.split_at(zeros),
+            };
+            let control = (part.len() - 1) as u8;
+            if zeros == 0 {
+                packed.push(control);
+                packed.extend_from_slice(part);
+            } else {
+                packed.push(control | 0x80);
+            }
+            rest = later;
+        }
+    }
+    packed
+}
+
+/// What is set: ranges, and positions below the first number whose squares leave less than the
+/// third when divided by the second.
+type Rule = (&'static [(u64, u64)], (u64, u64, u64));
+
+const NONE: Rule = (&[], (0, 1, 0));
+
+/// One map for each form of version 2: ended, suspended.
+const PACKINGS: [(Rule, Rule); 6] = [
+    ((&[], (50_000, 97, 9)), NONE),
+    ((&[], (20_000, 9_973, 17)), (&[(90_000, 90_001)], (0, 1, 0))),
+    ((&[], (10_000, 97, 88)), NONE),
+    ((&[(70, 16_384), (40_000, 65_536)], (0, 1, 0)), NONE),
+    (
+        (
+            &[(5, 905), (2_000, 2_901), (9_000, 9_700), (16_000, 16_384)],
+            (0, 1, 0),
+        ),
+        (&[(100_000, 101_000), (103_000, 104_100)], (0, 1, 0)),
+    ),
+    (NONE, (&[], (16_384, 97, 48))),
+];
+
+fn set_by((ranges, (to, modulo, below)): Rule) -> impl Iterator<Item = u64> {
+    let ranges = ranges.iter().flat_map(|(from, to)| *from..*to);
+    ranges.chain((0..to).filter(move |position| position * position % modulo < below))
+}
+
+fn packing((ended, suspended): (Rule, Rule)) -> StatusMap {
+    let mut map = StatusMap::new();
+    for (rule, status) in [(ended, Status::Ended), (suspended, Status::Suspended)] {
+        for index in set_by(rule) {
+            map.set(index, status).unwrap();
+        }
+    }
+    map
+}
+
+fn packing_vector(rules: (Rule, Rule)) -> Value {
+    let rule = |(ranges, squares): Rule| json!({ "ranges": ranges, "squares": squares });
+    let map = packing(rules);
+    json!({
+        "ended": rule(rules.0), "suspended": rule(rules.1), "chunks": map.chunks().len(),
+        "digest": hex::encode(map.digest()), "packed": hex::encode(map.pack()),
     })
 }
 
@@ -275,6 +352,7 @@ fn vectors() -> Value {
         "delta": { "from": 2, "to": 4, "bytes": hex::encode(delta.encode()) },
         "heads": heads().iter().map(head_vector).collect::<Vec<_>>(),
         "maps": sets().iter().map(|(b, sets)| map_vector(*b, sets, &maps[b])).collect::<Vec<_>>(),
+        "packings": PACKINGS.map(packing_vector),
         "checkpoint": checkpoint_vector(),
     })
 }
@@ -342,4 +420,10 @@ fn the_bytes_of_the_first_day_are_still_read() {
             bytes: bytes(vector, "packed"),
         });
     assert_eq!(read.unpack(&beside.collect::<Vec<_>>()), Ok(maps()));
+    let packings = file["packings"].as_array().unwrap();
+    for (vector, rules) in packings.iter().zip(PACKINGS) {
+        let (map, packed) = (packing(rules), bytes(vector, "packed"));
+        let chunks = map.chunks().len() as u32;
+        assert_eq!(StatusMap::unpack(&packed, chunks), Ok(map));
+    }
 }

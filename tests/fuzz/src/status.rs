@@ -1,6 +1,6 @@
 //! What a verifier reads of tasks, from anyone who relays it or presents a credential.
 
-use taskmint_status::{Checkpoint, Delta, Head, Serial, StatusMap, TaskBinding, claim};
+use taskmint_status::{Checkpoint, Chunk, Delta, Head, Serial, StatusMap, TaskBinding, claim};
 
 /// Records have one form.
 pub fn status_delta(data: &[u8]) {
@@ -32,12 +32,21 @@ pub fn status_checkpoint(data: &[u8]) {
     );
 }
 
+/// More chunks than this are more than a checkpoint may sign.
+const MOST_CHUNKS: u32 = 65_536;
+
 /// A map can be packed in several ways, but means one thing.
 pub fn status_map(data: &[u8]) {
     let Some((count, _)) = data.get(1..).and_then(<[u8]>::split_first_chunk) else {
         return;
     };
+    // An octet stands for up to 4 KiB: it is the signed number of chunks that bounds what a map
+    // claims, so one beyond any checkpoint's is read as a small one.
     let count = u32::from_be_bytes(*count);
+    if count > MOST_CHUNKS && StatusMap::unpack(data, 3).is_ok() {
+        panic!("another number of chunks than is signed");
+    }
+    let count = count.min(MOST_CHUNKS);
     let Ok(map) = StatusMap::unpack(data, count) else {
         return;
     };
@@ -45,6 +54,10 @@ pub fn status_map(data: &[u8]) {
     assert_eq!(again.digest(), map.digest());
     assert!(again.keeps_ends_of(&map) && map.keeps_ends_of(&again));
     assert_eq!(again.pack(), map.pack());
+    for (_, chunk) in map.chunks() {
+        assert!(!chunk.is_all_valid());
+        assert_eq!(Chunk::from_bytes(chunk.as_bytes()).as_ref(), Ok(chunk), "no status of 3");
+    }
 }
 
 /// Serials have one form.

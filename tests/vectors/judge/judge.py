@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Recomputes every value of ../status.json from its input fields, with Python's own library only.
 
-Written from docs/decisions/0001-status-bytes.md, not from the Rust code. Exits 1 if anything differs.
+Written from docs/decisions/0001-status-bytes.md and 0015-packed-maps.md, not from the Rust code. Exits 1 if anything differs.
 """
 
 import base64
@@ -174,6 +174,90 @@ def unpack(packed):
     return chunks
 
 
+class Bits:
+    """The lowest of each octet first."""
+
+    def __init__(self, octets):
+        self.octets, self.at = octets, 0
+
+    def take(self, count):
+        value = 0
+        for place in range(count):
+            value |= (self.octets[self.at // 8] >> self.at % 8 & 1) << place
+            self.at += 1
+        return value
+
+    def zeros(self):
+        count = 0
+        while not self.take(1):
+            count += 1
+        return count
+
+    def gamma(self):
+        below = self.zeros()
+        return 1 << below | self.take(below)
+
+    def rice(self, k):
+        return self.zeros() << k | self.take(k)
+
+    def gaps(self, count, k, value, rest):
+        chunk = []
+        for _ in range(count):
+            chunk += [1 - value] * self.rice(k) + [value]
+        return chunk + [rest] * (4 * CHUNK - len(chunk))
+
+    def runs(self):
+        value, count, ks = self.take(1), self.gamma(), (self.take(4), self.take(4))
+        chunk = []
+        for _ in range(count - 1):
+            chunk += [value] * (self.rice(ks[value]) + 1)
+            value = 1 - value
+        return chunk + [value] * (4 * CHUNK - len(chunk))
+
+    def set(self):
+        if self.take(1):
+            count = self.gamma()
+            return self.gaps(count, (77 * (32768 - count) // (320 * count)).bit_length(), 1, 0)
+        form = self.take(2)
+        if form == 0:
+            value, rest, count = self.take(1), self.take(1), self.gamma() - 1
+            return self.gaps(count, self.take(4), value, rest)
+        return self.runs() if form == 1 else [self.take(1) for _ in range(4 * CHUNK)]
+
+
+def unpack_bits(packed):
+    version, count = struct.unpack_from(">BI", packed)
+    check("packed map version", 2, version)
+    bits, chunks, number = Bits(packed[5:]), {}, -1
+    for _ in range(count):
+        number += bits.gamma()
+        ended = bits.set()
+        suspended = bits.set() if bits.take(1) else [0] * (4 * CHUNK)
+        check("packed chunk length", [4 * CHUNK] * 2, [len(ended), len(suspended)])
+        chunk = bytearray(CHUNK)
+        for position, (end, pause) in enumerate(zip(ended, suspended)):
+            chunk[position // 4] |= (end | pause << 1) << position % 4 * 2
+        chunks[number] = bytes(chunk)
+    check("packed map length", len(packed), 5 + (bits.at + 7) // 8)
+    return chunks
+
+
+def judge_packing(number, vector):
+    chunks = {}
+    for name, status in (("ended", 1), ("suspended", 2)):
+        to, modulo, below = vector[name]["squares"]
+        indices = [index for index in range(to) if index * index % modulo < below]
+        for first, last in vector[name]["ranges"]:
+            indices += range(first, last)
+        for index in indices:
+            chunk = chunks.setdefault(index // (4 * CHUNK), bytearray(CHUNK))
+            chunk[index // 4 % CHUNK] |= status << index % 4 * 2
+    same = unpack_bits(bytes.fromhex(vector["packed"])) == {n: bytes(c) for n, c in chunks.items()}
+    check(f"packing {number} unpacks to its statuses", True, same)
+    parts = [struct.pack(">I", n) + sha256(b"taskmint chnk v1", chunks[n]) for n in sorted(chunks)]
+    check(f"packing {number} digest", sha256(b"taskmint bmap v1", *parts).hex(), vector["digest"])
+
+
 def judge_map(vector):
     """Returns the map's number of chunks and digest."""
     chunks = {}
@@ -222,9 +306,12 @@ def main():
     for head in vectors["heads"]:
         judge_head(head, hashes[head["sequence"] - 1])
     maps = {vector["bucket"]: judge_map(vector) for vector in vectors["maps"]}
+    for number, vector in enumerate(vectors["packings"]):
+        judge_packing(number, vector)
     checkpoint = vectors["checkpoint"]
     judge_checkpoint(checkpoint, hashes[checkpoint["sequence"] - 1], maps)
-    known = {"oid", "serial", "extension", "claim", "log", "delta", "heads", "maps", "checkpoint"}
+    known = {"oid", "serial", "extension", "claim", "log", "delta", "heads", "maps", "packings"}
+    known.add("checkpoint")
     check("members that are judged", sorted(known), sorted(vectors))
     for failure in failures:
         print(failure, file=sys.stderr)

@@ -1,6 +1,6 @@
 // Recomputes every value of ../../status.json from its input fields, with Go's standard library
-// only. Written from docs/decisions/0001-status-bytes.md, not from the Rust code. Exits 1 if
-// anything differs.
+// only. Written from docs/decisions/0001-status-bytes.md and 0015-packed-maps.md, not from the
+// Rust code. Exits 1 if anything differs.
 //
 //	go run . [path of status.json]
 package main
@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/big"
+	mathbits "math/bits"
 	"os"
 	"sort"
 	"strings"
@@ -115,6 +116,19 @@ type statusMap struct {
 	Digest, Packed   octets
 }
 
+// setRule says which positions are set: ranges, and those below the first number whose squares leave
+// less than the third when divided by the second.
+type setRule struct {
+	Ranges  [][2]uint64
+	Squares [3]uint64
+}
+
+type packing struct {
+	Ended, Suspended setRule
+	Chunks           uint32
+	Digest, Packed   octets
+}
+
 type checkpoint struct {
 	Log           octets
 	Generation    byte
@@ -156,6 +170,7 @@ type vectors struct {
 	}
 	Heads      []head
 	Maps       []statusMap
+	Packings   []packing
 	Checkpoint checkpoint
 }
 
@@ -309,8 +324,138 @@ func unpack(packed octets) map[uint32]octets {
 	return chunks
 }
 
+// bits are read the lowest of each octet first.
+type bits struct {
+	octets octets
+	at     int
+}
+
+func (b *bits) take(count int) (value int) {
+	for place := 0; place < count; place++ {
+		value |= int(b.octets[b.at/8]>>(b.at%8)&1) << place
+		b.at++
+	}
+	return value
+}
+
+func (b *bits) zeros() (count int) {
+	for b.take(1) == 0 {
+		count++
+	}
+	return count
+}
+
+func (b *bits) gamma() int {
+	below := b.zeros()
+	return 1<<below | b.take(below)
+}
+
+func (b *bits) rice(k int) int { return b.zeros()<<k | b.take(k) }
+
+func (b *bits) gaps(count, k int, value, rest byte) (set octets) {
+	for ; count > 0; count-- {
+		set = append(append(set, bytes.Repeat([]byte{1 - value}, b.rice(k))...), value)
+	}
+	return filled(set, rest)
+}
+
+func (b *bits) runs() (set octets) {
+	value, count := byte(b.take(1)), b.gamma()
+	k := [2]int{b.take(4), b.take(4)}
+	for ; count > 1; count-- {
+		set = append(set, bytes.Repeat([]byte{value}, b.rice(k[value])+1)...)
+		value = 1 - value
+	}
+	return filled(set, value)
+}
+
+func filled(set octets, value byte) octets {
+	return append(set, bytes.Repeat([]byte{value}, 4*chunkLen-len(set))...)
+}
+
+func (b *bits) set() (set octets) {
+	if b.take(1) == 1 {
+		count := b.gamma()
+		k := mathbits.Len(uint(77 * (32768 - count) / (320 * count)))
+		return b.gaps(count, k, 1, 0)
+	}
+	switch b.take(2) {
+	case 0:
+		value, rest, count := byte(b.take(1)), byte(b.take(1)), b.gamma()-1
+		return b.gaps(count, b.take(4), value, rest)
+	case 1:
+		return b.runs()
+	}
+	for len(set) < 4*chunkLen {
+		set = append(set, byte(b.take(1)))
+	}
+	return set
+}
+
+func unpackBits(packed octets) map[uint32]octets {
+	check("packed map version", 2, packed[0])
+	b := bits{octets: packed[5:]}
+	chunks, number := map[uint32]octets{}, -1
+	for count := binary.BigEndian.Uint32(packed[1:]); count > 0; count-- {
+		number += b.gamma()
+		ended, suspended := b.set(), zeros(4*chunkLen)
+		if b.take(1) == 1 {
+			suspended = b.set()
+		}
+		chunk := zeros(chunkLen)
+		for position, end := range ended {
+			chunk[position/4] |= (end | suspended[position]<<1) << (position % 4 * 2)
+		}
+		chunks[uint32(number)] = chunk
+	}
+	check("packed map rest", len(packed), 5+(b.at+7)/8)
+	return chunks
+}
+
+func (r setRule) indices() (indices []uint64) {
+	for _, bounds := range r.Ranges {
+		for index := bounds[0]; index < bounds[1]; index++ {
+			indices = append(indices, index)
+		}
+	}
+	for index := uint64(0); index < r.Squares[0]; index++ {
+		if index*index%r.Squares[1] < r.Squares[2] {
+			indices = append(indices, index)
+		}
+	}
+	return indices
+}
+
+// judgePacking holds a map against the same one by its statuses: the older packing says nothing of
+// this one's.
+func judgePacking(number int, p packing) {
+	name := fmt.Sprintf("packing %d", number)
+	chunks, digest := mapOf(p.Ended.indices(), p.Suspended.indices())
+	check(name+" chunks", len(chunks), p.Chunks)
+	check(name+" digest", digest, p.Digest)
+	unpacked := unpackBits(p.Packed)
+	check(name+" unpacked chunks", len(chunks), len(unpacked))
+	for number, chunk := range chunks {
+		check(fmt.Sprintf("%s chunk %d", name, number), chunk, unpacked[number])
+	}
+}
+
 // judgeMap returns what a checkpoint says of the map.
 func judgeMap(m statusMap) octets {
+	chunks, digest := mapOf(m.Ended, m.Suspended)
+	name := fmt.Sprintf("map %d", m.Bucket)
+	check(name+" chunks", len(chunks), m.Chunks)
+	check(name+" digest", digest, m.Digest)
+	unpacked := unpack(m.Packed)
+	check(name+" unpacked chunks", len(chunks), len(unpacked))
+	for number, chunk := range chunks {
+		check(fmt.Sprintf("%s chunk %d", name, number), chunk, unpacked[number])
+	}
+	return layout(uint32(len(chunks)), digest)
+}
+
+// mapOf makes a map's chunks, and their digest.
+func mapOf(ended, suspended []uint64) (map[uint32]octets, octets) {
 	chunks := map[uint32]octets{}
 	set := func(indices []uint64, bits byte) {
 		for _, index := range indices {
@@ -321,8 +466,8 @@ func judgeMap(m statusMap) octets {
 			chunks[number][position/4] |= bits << (position % 4 * 2)
 		}
 	}
-	set(m.Ended, 1)
-	set(m.Suspended, 2)
+	set(ended, 1)
+	set(suspended, 2)
 	var numbers []uint32
 	for number := range chunks {
 		numbers = append(numbers, number)
@@ -332,15 +477,7 @@ func judgeMap(m statusMap) octets {
 	for _, number := range numbers {
 		all = layout(all, number, sum("taskmint chnk v1", chunks[number]))
 	}
-	name := fmt.Sprintf("map %d", m.Bucket)
-	check(name+" chunks", len(chunks), m.Chunks)
-	check(name+" digest", sum(all), m.Digest)
-	unpacked := unpack(m.Packed)
-	check(name+" unpacked chunks", len(chunks), len(unpacked))
-	for number, chunk := range chunks {
-		check(fmt.Sprintf("%s chunk %d", name, number), chunk, unpacked[number])
-	}
-	return layout(uint32(len(chunks)), sum(all))
+	return chunks, sum(all)
 }
 
 func judgeCheckpoint(c checkpoint, logHash octets, maps map[uint32]octets) {
@@ -385,6 +522,9 @@ func main() {
 		judgeHead(h, hashes[h.Sequence-1])
 	}
 	maps := map[uint32]octets{}
+	for number, p := range v.Packings {
+		judgePacking(number, p)
+	}
 	for _, m := range v.Maps {
 		maps[m.Bucket] = judgeMap(m)
 	}
