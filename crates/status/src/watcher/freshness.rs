@@ -5,6 +5,9 @@
 //! earlier than `M0 + S - S0`, and is at most `now - (M0 + S - S0)` old, however late it arrives.
 //! `M0` is when the nonce was *sent*: measured at the answer's arrival, a relay that delays
 //! everything by ten minutes, the answer included, would look fresh.
+//!
+//! The answer also says how long the log was after `M0`. Shorter ones don't count any more: what was
+//! acknowledged before the nonce was sent is known to whoever opens by its answer.
 
 use std::time::Duration;
 
@@ -88,6 +91,9 @@ struct Anchor {
     sent: BootTime,
     server: WallTime,
     epoch: u32,
+    /// How long the log was when the server answered. A restarted verifier remembers nothing: an
+    /// older checkpoint with an older head would undo what it had applied and acknowledged.
+    sequence: u64,
     /// Wall clock minus boot clock when the nonce was sent, and how far they may part.
     offset: i128,
     tolerance: i128,
@@ -171,7 +177,7 @@ impl Timekeeper {
         }
         if self
             .asked
-            .is_some_and(|asked| self.anchor_at(asked, WallTime(0), 0).jumped(now))
+            .is_some_and(|asked| self.anchor_at(asked, WallTime(0), 0, 0).jumped(now))
         {
             self.asked = None;
         }
@@ -200,7 +206,7 @@ impl Timekeeper {
         };
         self.asked = None;
         self.jumped = false;
-        self.anchor = Some(self.anchor_at(asked, head.time, head.epoch));
+        self.anchor = Some(self.anchor_at(asked, head.time, head.epoch, head.sequence));
         let slack = now.boot.since(asked.at.boot);
         self.loose = slack > self.bound(head) / 4;
     }
@@ -208,7 +214,9 @@ impl Timekeeper {
     /// Counts a head whose position is applied.
     pub(super) fn count(&mut self, head: &Head, arrived: BootTime, now: Now) {
         self.observe(now);
-        let Some(anchor) = self.anchor.filter(|anchor| anchor.epoch == head.epoch) else {
+        let counts =
+            |anchor: &Anchor| anchor.epoch == head.epoch && anchor.sequence <= head.sequence;
+        let Some(anchor) = self.anchor.filter(counts) else {
             return;
         };
         let arrived = i128::from(arrived.0);
@@ -258,7 +266,7 @@ impl Timekeeper {
             .map_or(theirs, |ours| millis_u64(ours).min(theirs))
     }
 
-    fn anchor_at(&self, asked: Asked, server: WallTime, epoch: u32) -> Anchor {
+    fn anchor_at(&self, asked: Asked, server: WallTime, epoch: u32, sequence: u64) -> Anchor {
         let allowance = millis_u64(self.drift_allowance).saturating_mul(1_000_000);
         let lasts = allowance
             .checked_div(u64::from(self.drift_rate))
@@ -267,6 +275,7 @@ impl Timekeeper {
             sent: asked.at.boot,
             server,
             epoch,
+            sequence,
             offset: asked.at.offset(),
             tolerance: millis(self.tolerance),
             drifts: BootTime(asked.at.boot.0.saturating_add(lasts)),

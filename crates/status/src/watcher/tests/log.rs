@@ -9,7 +9,7 @@ use crate::map::{Status, StatusMap};
 use crate::place::{Generation, LogId, Place};
 use crate::record::{Cause, Change, Record};
 use crate::view::StatusView;
-use crate::watcher::{Applied, Config, Fault, Frame};
+use crate::watcher::{Applied, Config, Fault, Frame, Watcher};
 
 fn second() -> Generation {
     Generation::new(2).unwrap()
@@ -309,6 +309,29 @@ fn a_replayed_checkpoint_does_not_undo_an_end() {
         })
     );
     assert_eq!(world.status(1), Err("TASK_ENDED"));
+}
+
+#[test]
+fn a_restarted_verifier_does_not_go_back_behind_the_answer_to_its_nonce() {
+    // It had applied the end and said so. The relay hands its successor a checkpoint and a head of
+    // before, both genuine and the head fresh by the successor's own clock.
+    let mut world = World::synced();
+    let old = [world.server.checkpoint(), world.server.head(None)];
+    let frames = [world.server.end(1), world.server.head(None)];
+    world.take_all(frames);
+    assert!(world.watcher.acknowledge().is_some());
+    world.watcher = Watcher::new(Config::default());
+    let nonce = world.nonce();
+    world.watcher.connected(nonce, world.now);
+    let answer = world.server.head(Some(nonce));
+    assert_eq!(world.take(answer), None);
+    world.take_all(old);
+    assert_eq!(world.status(1), Err("STATUS_NOT_SYNCED"));
+    let missing = world.server.after(0).unwrap();
+    let head = world.server.head(None);
+    world.take_all([missing, head]);
+    assert_eq!(world.status(1), Err("TASK_ENDED"));
+    assert_eq!(world.status(2), Ok(()));
 }
 
 #[test]
