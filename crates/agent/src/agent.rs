@@ -49,6 +49,8 @@ pub(crate) struct Agent {
     pub(crate) denials: Denials,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) slots: Slots,
+    /// Watches through the relay, by the uid that asked for them.
+    pub(crate) watches: Slots,
     pub(crate) rates: Rates,
     pub(crate) begins: Arc<Semaphore>,
     pub(crate) implicit_locks: KeyedLocks<(EntryId, Process)>,
@@ -75,6 +77,7 @@ impl Agent {
         shutdown: Shutdown,
     ) -> Result<(Arc<Self>, Work), DuplicateName> {
         let (clock, entropy) = (Arc::clone(&settings.clock), Arc::clone(&settings.entropy));
+        let limits = &settings.limits;
         let unix = UnixAttestor::new(settings.unix, Arc::clone(&clock));
         // One line for each workload attestor.
         let attestors = WorkloadAttestors::new(vec![Arc::new(unix)])?;
@@ -107,9 +110,10 @@ impl Agent {
             minter,
             denials,
             metrics,
-            slots: Slots::new(&settings.limits),
-            rates: Rates::new(&settings.limits),
-            begins: Arc::new(Semaphore::new(settings.limits.max_begins)),
+            slots: Slots::new(limits.max_connections, limits.max_connections_per_uid),
+            watches: Slots::new(limits.max_watches, limits.max_watches_per_uid),
+            rates: Rates::new(limits),
+            begins: Arc::new(Semaphore::new(limits.max_begins)),
             implicit_locks: KeyedLocks::default(),
             folders: Folders::new(settings.sockets.task_dir.clone()),
             status: Status::default(),

@@ -12,7 +12,7 @@ use taskmint_model::Process;
 
 use crate::settings::Limits;
 
-/// Slots for connections.
+/// Slots for connections, or for watches.
 #[derive(Clone)]
 pub(crate) struct Slots(Arc<Inner>);
 
@@ -38,15 +38,16 @@ pub(crate) struct Slot {
 pub(crate) struct Rates(RateLimiter<Process, DashMapStateStore<Process>, DefaultClock>);
 
 impl Slots {
-    pub(crate) fn new(limits: &Limits) -> Self {
+    /// So many in all, and so many of them by one uid.
+    pub(crate) fn new(max: u32, max_per_uid: u32) -> Self {
         Self(Arc::new(Inner {
-            max: limits.max_connections,
-            max_per_uid: limits.max_connections_per_uid,
+            max,
+            max_per_uid,
             taken: Mutex::default(),
         }))
     }
 
-    /// A slot for a connection of `uid`; none if all are taken.
+    /// A slot for `uid`; none if all are taken.
     pub(crate) fn take(&self, uid: u32) -> Option<Slot> {
         let mut taken = self.0.taken.lock();
         let of_uid = taken.by_uid.get(&uid).copied().unwrap_or(0);
@@ -101,12 +102,7 @@ mod tests {
 
     #[test]
     fn one_uid_cannot_take_all_slots() {
-        let limits = Limits {
-            max_connections: 3,
-            max_connections_per_uid: 2,
-            ..Limits::default()
-        };
-        let slots = Slots::new(&limits);
+        let slots = Slots::new(3, 2);
         let first = slots.take(1).unwrap();
         let _second = slots.take(1).unwrap();
         assert!(slots.take(1).is_none());

@@ -12,9 +12,10 @@ use tokio::sync::{Mutex, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::agent::Agent;
+use crate::denial::Denial;
 use crate::identity::NodeIdentity;
 use crate::server::{MAX_MESSAGE, unreachable};
 
@@ -74,6 +75,12 @@ impl Relay {
         Ok(channel)
     }
 
+    fn too_many(&self) -> Status {
+        self.agent.metrics.denied("TOO_MANY_WATCHERS");
+        let message = "too many watches through this agent; share one within a process";
+        Denial::new(Code::ResourceExhausted, "TOO_MANY_WATCHERS", message).status()
+    }
+
     fn fitting(&self, identity: &NodeIdentity, address: &str) -> Option<Channel> {
         let open = self.upstream.open.load();
         let open = open.as_ref()?;
@@ -92,6 +99,8 @@ impl Revocation for Relay {
     ) -> Result<Response<Self::WatchStream>, Status> {
         // Anyone attested may watch (P19).
         let caller = self.agent.caller(&request, "Watch").await?;
+        let slot = self.agent.watches.take(caller.uid());
+        let slot = slot.ok_or_else(|| self.too_many())?;
         let channel = self.channel().await?;
         let mut client = RevocationClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
@@ -110,7 +119,7 @@ impl Revocation for Relay {
         let shutdown = self.agent.shutdown.clone();
         let over = over.drop_guard();
         tokio::spawn(async move {
-            let _over = over;
+            let (_over, _slot) = (over, slot);
             let pass = async {
                 loop {
                     let frame = match frames.message().await {

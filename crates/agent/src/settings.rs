@@ -95,6 +95,11 @@ pub struct Limits {
     pub max_connections_per_uid: u32,
     /// Calls at the same time on one connection, streams included.
     pub max_calls_per_connection: u32,
+    /// Watches of the revocation log at the same time, through this agent's relay (P19).
+    pub max_watches: u32,
+    /// Watches at the same time by one uid: the server counts those of a node together, and nobody
+    /// may take them all.
+    pub max_watches_per_uid: u32,
     /// Tasks that begin at the same time.
     pub max_begins: usize,
     /// Calls a second by one process, sustained.
@@ -133,6 +138,8 @@ impl Default for Limits {
             max_connections: 8_192,
             max_connections_per_uid: 2_048,
             max_calls_per_connection: 128,
+            max_watches: 1_024,
+            max_watches_per_uid: 32,
             max_begins: 256,
             calls_per_second: 200,
             burst: 1_000,
