@@ -291,6 +291,13 @@ impl Admin for AdminService {
         begin.entry = Some(entry);
         begin.node = optional("node_id", &ask.node_id)?;
         begin.parent = optional("parent_id", &ask.parent_id)?;
+        if let Some(parent) = begin.parent {
+            // A child counts against its parent's limits and carries its root: the parent, too,
+            // has to lie below the path.
+            let parent = self.issuer.visible_task(&access.principal, parent).await;
+            let parent = parent.map_err(status)?;
+            access.check(Verb::Begin, Some(&parent.spiffe_id))?;
+        }
         if let Some(node) = &begin.node
             && self
                 .issuer
