@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use taskmint_id::Bundle;
-use taskmint_issuer::{Issuer, Session};
-use taskmint_model::{TaskId, millis};
+use taskmint_issuer::{Cause, Issuer, Session};
+use taskmint_model::{State, Task, TaskId, millis};
 use taskmint_wire::{entry_to_agent, node, task_from_wire};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
-use crate::refusal::status;
+use crate::refusal::{deny, status};
 
 type Answer = node::session_response::Message;
 
@@ -64,6 +64,16 @@ impl Run {
                         if bars {
                             self.send_bars().await?;
                         }
+                    }
+                    // An evicted node hears nothing more, and need not wait for its next lease to
+                    // learn why.
+                    Ok(task) if task.spiffe_id == id && is_evicted(&task) => {
+                        let status = deny(
+                            Code::PermissionDenied,
+                            "NODE_EVICTED",
+                            "the node was evicted; attest it anew",
+                        );
+                        return Err(End::Refused(Box::new(status)));
                     }
                     Ok(_) => {}
                     // Too much at once: the whole inventory says the same in fewer words.
@@ -198,6 +208,11 @@ impl From<Status> for End {
     fn from(_: Status) -> Self {
         Self::Gone
     }
+}
+
+/// Whether a node's own task ended because the node was evicted or banned.
+fn is_evicted(own: &Task) -> bool {
+    matches!(&own.state, State::Ended { cause, .. } if *cause == Cause::EVICTED)
 }
 
 /// A bundle on the wire.
