@@ -1,152 +1,17 @@
 //! Server and agent together, with this very process as the workload.
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use taskmint_agent::{JoinSource, Settings};
-use taskmint_client::{Endpoint, SecurityHeader, WorkloadApi};
-use taskmint_daemon::{Shutdown, Tasks};
+use taskmint_client::Endpoint;
 use taskmint_model::{SystemClock, SystemEntropy};
 use taskmint_verifier::StatusCheck;
 use taskmint_verifier::watch::{Bundles, Options, Source, SystemClocks, Watch};
-use taskmint_wire::task::tasks_client::TasksClient;
 use taskmint_wire::{admin, denial_of, task};
 use tonic::Code;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
-use zeroize::Zeroizing;
 
-use crate::harness::World;
-
-const SOON: Duration = Duration::from_secs(15);
-
-type TaskApi = TasksClient<InterceptedService<Channel, SecurityHeader>>;
-
-/// A server and an agent, joined.
-struct Node {
-    world: World,
-    sockets: taskmint_agent::Sockets,
-    settings: Settings,
-    tasks: Tasks,
-}
-
-impl Node {
-    async fn start() -> Self {
-        Self::over(World::in_memory().await).await
-    }
-
-    async fn over(mut world: World) -> Self {
-        let join = Zeroizing::new(world.token("n1").await);
-        let folder = world.folder.path().to_owned();
-        let settings = Settings::new(folder.join("agent"), &folder, JoinSource::Text(join));
-        let tasks = start_agent(&settings).await;
-        Self {
-            world,
-            sockets: settings.sockets.clone(),
-            settings,
-            tasks,
-        }
-    }
-
-    /// Stops the agent, as a restart would, and starts it again over the same state.
-    async fn restart_agent(&mut self) {
-        self.tasks.shutdown().request();
-        self.tasks.join().await.unwrap();
-        self.settings.join = JoinSource::None;
-        self.tasks = start_agent(&self.settings).await;
-    }
-
-    async fn workload_api(&self) -> WorkloadApi {
-        WorkloadApi::connect(&Endpoint::Unix(self.sockets.workload.clone()))
-            .await
-            .unwrap()
-    }
-
-    async fn task_api(&self) -> TaskApi {
-        task_api(self.sockets.task.clone()).await
-    }
-
-    async fn own_entry(&mut self, implicit: bool) -> admin::Entry {
-        let uid = format!("unix:uid:{}", nix_uid());
-        let entry = self.world.entry("me", &[&uid], implicit).await;
-        // The agent learns of it by itself; wait until it has.
-        let api = self.workload_api().await;
-        let learnt = async { while api.jwt_bundles().await.is_err() {} };
-        tokio::time::timeout(SOON, learnt).await.unwrap();
-        entry
-    }
-
-    async fn revoke(&mut self, id: &str) {
-        let request = task::EndRequest {
-            task_id: id.to_owned(),
-            ..Default::default()
-        };
-        self.world.admin.revoke_task(request).await.unwrap();
-    }
-
-    async fn show(&mut self, id: &str) -> task::Task {
-        let request = task::GetRequest {
-            task_id: id.to_owned(),
-        };
-        self.world
-            .admin
-            .get_task(request)
-            .await
-            .unwrap()
-            .into_inner()
-            .task
-            .unwrap()
-    }
-
-    async fn live_tasks(&mut self) -> Vec<task::Task> {
-        let list = Some(task::ListRequest {
-            live_only: true,
-            ..Default::default()
-        });
-        let request = admin::ListTasksRequest {
-            list,
-            ..Default::default()
-        };
-        self.world
-            .admin
-            .list_tasks(request)
-            .await
-            .unwrap()
-            .into_inner()
-            .tasks
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.tasks.shutdown().force();
-    }
-}
-
-async fn start_agent(settings: &Settings) -> Tasks {
-    let tasks = Tasks::new(Shutdown::new());
-    taskmint_agent::serve(settings.clone(), &tasks)
-        .await
-        .unwrap();
-    tokio::time::timeout(SOON, tasks.readiness().ready())
-        .await
-        .unwrap();
-    tasks
-}
-
-async fn task_api(socket: PathBuf) -> TaskApi {
-    let channel = taskmint_client::connect(&Endpoint::Unix(socket))
-        .await
-        .unwrap();
-    TasksClient::with_interceptor(channel, SecurityHeader)
-}
-
-fn nix_uid() -> u32 {
-    std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap())
-}
+use crate::joined::{Joined, SOON, child};
 
 fn anchors(context: &taskmint_client::X509Context) -> usize {
     context
@@ -156,42 +21,11 @@ fn anchors(context: &taskmint_client::X509Context) -> usize {
         .sum()
 }
 
-/// A child of this process that lives until it is killed, at the latest when it is dropped.
-struct Held(Child);
-
-impl Held {
-    fn id(&self) -> u32 {
-        self.0.id()
-    }
-
-    fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-fn child() -> Held {
-    let mut command = Command::new("sleep");
-    command
-        .arg("600")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    Held(command.spawn().unwrap())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unmodified_client_gets_an_identity_as_long_as_its_process() {
-    let mut node = Node::start().await;
+    let mut node = Joined::start().await;
     node.own_entry(true).await;
-    let api = node.workload_api().await;
+    let api = node.agent.workload_api().await;
     let context = tokio::time::timeout(SOON, api.x509_context())
         .await
         .unwrap()
@@ -228,9 +62,9 @@ async fn an_unmodified_client_gets_an_identity_as_long_as_its_process() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_withdrawn_identity_ends_the_stream_and_does_not_come_back() {
-    let mut node = Node::start().await;
+    let mut node = Joined::start().await;
     node.own_entry(true).await;
-    let api = node.workload_api().await;
+    let api = node.agent.workload_api().await;
     let mut contexts = api.x509_contexts().await.unwrap();
     tokio::time::timeout(SOON, contexts.next())
         .await
@@ -258,9 +92,9 @@ async fn a_withdrawn_identity_ends_the_stream_and_does_not_come_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_ends_with_the_process_that_holds_it() {
-    let mut node = Node::start().await;
+    let mut node = Joined::start().await;
     node.own_entry(false).await;
-    let mut tasks = node.task_api().await;
+    let mut tasks = node.agent.task_api().await;
     let mut held = child();
     let begin = task::BeginRequest {
         purpose: "refund 4711".to_owned(),
@@ -292,9 +126,9 @@ async fn a_task_ends_with_the_process_that_holds_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_explicit_task_goes_from_begin_to_complete() {
-    let mut node = Node::start().await;
+    let mut node = Joined::start().await;
     node.own_entry(false).await;
-    let mut tasks = node.task_api().await;
+    let mut tasks = node.agent.task_api().await;
     let begin = task::BeginRequest {
         purpose: "report".to_owned(),
         ..Default::default()
@@ -303,7 +137,13 @@ async fn an_explicit_task_goes_from_begin_to_complete() {
     let id = began.task.unwrap().id;
 
     // What it sees on the Workload API is this task, and nothing implicit.
-    let context = node.workload_api().await.x509_context().await.unwrap();
+    let context = node
+        .agent
+        .workload_api()
+        .await
+        .x509_context()
+        .await
+        .unwrap();
     assert_eq!(context.svids.len(), 1);
     let extend = task::ExtendRequest {
         task_id: id.clone(),
@@ -352,9 +192,9 @@ async fn an_explicit_task_goes_from_begin_to_complete() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_comes_back_adopts_what_lives_and_ends_the_rest() {
-    let mut node = Node::start().await;
+    let mut node = Joined::start().await;
     node.own_entry(false).await;
-    let mut tasks = node.task_api().await;
+    let mut tasks = node.agent.task_api().await;
     let (kept, mut lost) = (child(), child());
     let mut begin = async |pid| {
         let begin = task::BeginRequest {
@@ -372,11 +212,9 @@ async fn an_agent_that_comes_back_adopts_what_lives_and_ends_the_rest() {
             .id
     };
     let (kept_task, lost_task) = (begin(kept.id()).await, begin(lost.id()).await);
-    node.tasks.shutdown().request();
-    node.tasks.join().await.unwrap();
+    node.agent.stop().await;
     lost.kill();
-    node.settings.join = JoinSource::None;
-    node.tasks = start_agent(&node.settings).await;
+    node.agent.start_again().await;
     let ended = async { while node.show(&lost_task).await.ending.is_none() {} };
     tokio::time::timeout(SOON, ended).await.unwrap();
     assert_eq!(node.show(&kept_task).await.state(), task::State::Live);
@@ -384,14 +222,14 @@ async fn an_agent_that_comes_back_adopts_what_lives_and_ends_the_rest() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_verifier_behind_the_agents_relay_hears_of_an_end() {
-    let mut node = Node::start().await;
+    let mut node = Joined::start().await;
     node.own_entry(true).await;
-    let api = node.workload_api().await;
+    let api = node.agent.workload_api().await;
     let token = api.jwt_svids(&["a".to_owned()], None).await.unwrap()[0]
         .token
         .clone();
-    let endpoint = Endpoint::Unix(node.sockets.workload.clone());
-    let source = Source::Relay(node.sockets.revocation.clone());
+    let endpoint = Endpoint::Unix(node.agent.settings.sockets.workload.clone());
+    let source = Source::Relay(node.agent.settings.sockets.revocation.clone());
     let mut options = Options::new("example.org".parse().unwrap(), source, "local");
     options.bundles = Bundles::WorkloadApi(endpoint);
     let trust = taskmint_verifier::Trust::new(Default::default());
@@ -433,9 +271,9 @@ async fn a_verifier_behind_the_agents_relay_hears_of_an_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_authority_reaches_an_open_stream() {
-    let mut node = Node::start().await;
+    let mut node = Joined::start().await;
     node.own_entry(true).await;
-    let api = node.workload_api().await;
+    let api = node.agent.workload_api().await;
     let mut contexts = api.x509_contexts().await.unwrap();
     let first = tokio::time::timeout(SOON, contexts.next())
         .await
@@ -469,11 +307,16 @@ async fn a_new_authority_reaches_an_open_stream() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_agent_restarts_without_a_token() {
-    let mut node = Node::start().await;
+    let mut node = Joined::start().await;
     node.own_entry(true).await;
-    node.workload_api().await.x509_context().await.unwrap();
-    node.restart_agent().await;
-    let api = node.workload_api().await;
+    node.agent
+        .workload_api()
+        .await
+        .x509_context()
+        .await
+        .unwrap();
+    node.agent.restart().await;
+    let api = node.agent.workload_api().await;
     tokio::time::timeout(SOON, api.x509_context())
         .await
         .unwrap()

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use taskmint_client::Endpoint;
 use taskmint_config::{Overrides, ServerConfig};
 use taskmint_daemon::{Shutdown, Tasks};
-use taskmint_model::{Clock, SystemClock, SystemEntropy};
+use taskmint_model::{Clock, Entropy, SystemClock, SystemEntropy};
 use taskmint_server::{Running, Server};
-use taskmint_wire::admin;
 use taskmint_wire::admin::admin_client::AdminClient;
+use taskmint_wire::{admin, task};
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
@@ -18,7 +19,24 @@ pub(crate) struct World {
     pub(crate) folder: Arc<TempDir>,
     pub(crate) server: Running,
     pub(crate) admin: AdminClient<Channel>,
-    tasks: Tasks,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) tasks: Tasks,
+    lines: String,
+}
+
+/// A server that is away. It comes back over the same store and at the same addresses.
+pub(crate) struct Away {
+    pub(crate) folder: Arc<TempDir>,
+    lines: String,
+    clock: Arc<dyn Clock>,
+    ports: [u16; 2],
+}
+
+impl Away {
+    pub(crate) async fn come_back(self) -> World {
+        let entropy = Arc::new(SystemEntropy);
+        World::at(self.folder, &self.lines, self.clock, entropy, self.ports).await
+    }
 }
 
 impl World {
@@ -39,15 +57,40 @@ impl World {
 
     /// One by another clock.
     pub(crate) async fn by(folder: Arc<TempDir>, lines: &str, clock: Arc<dyn Clock>) -> Self {
+        Self::at(folder, lines, clock, Arc::new(SystemEntropy), [0; 2]).await
+    }
+
+    /// One that remembers: over RocksDB, its keys sealed.
+    pub(crate) async fn durable(lines: &str, clock: Arc<dyn Clock>) -> Self {
+        let folder = Arc::new(TempDir::new().unwrap());
+        let key_file = folder.path().join("sealing-key");
+        std::fs::write(&key_file, [7_u8; 32]).unwrap();
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&key_file, private).unwrap();
+        let lines = format!(
+            "store.kind = \"rocksdb\"\nkeys.sealing_key_file = \"{}\"\n{lines}",
+            key_file.display()
+        );
+        Self::by(folder, &lines, clock).await
+    }
+
+    /// One by all that a server may be given; ports 0 are any.
+    pub(crate) async fn at(
+        folder: Arc<TempDir>,
+        lines: &str,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        [nodes, watch]: [u16; 2],
+    ) -> Self {
         let data = folder.path().join("server");
         let text = format!(
-            "trust_domain = \"example.org\"\ndata_dir = \"{}\"\nlisten = \"127.0.0.1:0\"\n\
-             watch_listen = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\n{lines}\n",
+            "trust_domain = \"example.org\"\ndata_dir = \"{}\"\nlisten = \"127.0.0.1:{nodes}\"\n\
+             watch_listen = \"127.0.0.1:{watch}\"\nhttp_listen = \"127.0.0.1:0\"\n{lines}\n",
             data.display()
         );
         let config = ServerConfig::parse(&text, "test", &Overrides::none()).unwrap();
         let tasks = Tasks::new(Shutdown::new());
-        let server = Server::new(config, clock, Arc::new(SystemEntropy));
+        let server = Server::new(config, Arc::clone(&clock), entropy);
         let server = server.bind().await.unwrap().serve(&tasks).await.unwrap();
         let endpoint = Endpoint::Unix(server.admin_socket.clone());
         let admin = AdminClient::new(taskmint_client::connect(&endpoint).await.unwrap());
@@ -55,7 +98,22 @@ impl World {
             folder,
             server,
             admin,
+            clock,
             tasks,
+            lines: lines.to_owned(),
+        }
+    }
+
+    /// Stops it, with all that is needed to have it back.
+    pub(crate) async fn go_away(self) -> Away {
+        let (lines, clock) = (self.lines.clone(), Arc::clone(&self.clock));
+        let ports = [self.server.address.port(), self.server.watch_address.port()];
+        let folder = self.stop().await;
+        Away {
+            folder,
+            lines,
+            clock,
+            ports,
         }
     }
 
@@ -72,7 +130,7 @@ impl World {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(std::time::Duration::from_secs(10), closed)
+        tokio::time::timeout(Duration::from_secs(10), closed)
             .await
             .unwrap();
         folder
@@ -128,6 +186,37 @@ impl World {
             .unwrap()
             .into_inner()
             .join_string
+    }
+
+    /// One task, as an operator sees it.
+    pub(crate) async fn task(&mut self, id: &str) -> task::Task {
+        let request = task::GetRequest {
+            task_id: id.to_owned(),
+        };
+        let answer = self.admin.get_task(request).await.unwrap();
+        answer.into_inner().task.unwrap()
+    }
+
+    /// Waits until a task has ended, and says of what.
+    pub(crate) async fn ended(&mut self, id: &str) -> String {
+        let mut looks = tokio::time::interval(Duration::from_millis(20));
+        let ended = async {
+            loop {
+                looks.tick().await;
+                if let Some(ending) = self.task(id).await.ending {
+                    return ending.cause;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(15), ended)
+            .await
+            .unwrap()
+    }
+
+    /// All nodes that are known.
+    pub(crate) async fn nodes(&mut self) -> Vec<admin::Node> {
+        let answer = self.admin.list_nodes(admin::ListNodesRequest {}).await;
+        answer.unwrap().into_inner().nodes
     }
 
     /// What became of everything that was written down, oldest first.

@@ -11,7 +11,16 @@
 )]
 
 mod agent;
+mod bad_input;
+mod grants;
 mod harness;
+mod joined;
 mod node;
+mod outage;
+mod panics;
+mod restore;
 mod revocation;
 mod server;
+mod skew;
+mod watchers;
+mod x509pop;

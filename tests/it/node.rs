@@ -54,12 +54,29 @@ pub(crate) fn request_id() -> Vec<u8> {
     entropy.array::<16>().to_vec()
 }
 
+/// The stable reason of a refusal; all of it, where there is none.
+pub(crate) fn reason(status: &Status) -> String {
+    taskmint_wire::denial_of(status)
+        .map(|(reason, _)| reason)
+        .unwrap_or_else(|| status.to_string())
+}
+
 /// Attests with a join string and a key.
 pub(crate) async fn attest(
     join: &str,
     key: &Key,
     request: &[u8],
 ) -> Result<node::NodeSvid, Status> {
+    let answer = attest_with(join, key, request).await?;
+    Ok(answer.expect("an attestation that ends says why"))
+}
+
+/// The same, where the stream may also just end.
+pub(crate) async fn attest_with(
+    join: &str,
+    key: &Key,
+    request: &[u8],
+) -> Result<Option<node::NodeSvid>, Status> {
     let join: JoinString = join.parse().unwrap();
     let connected = bootstrap::connect(&join, Arc::new(SystemClock))
         .await
@@ -75,7 +92,8 @@ pub(crate) async fn attest(
     let requests = tokio_stream::iter([node::AttestRequest { step }]);
     let mut answers = client.attest(requests).await?.into_inner();
     match answers.message().await?.and_then(|answer| answer.step) {
-        Some(node::attest_response::Step::Svid(svid)) => Ok(svid),
+        Some(node::attest_response::Step::Svid(svid)) => Ok(Some(svid)),
+        None => Ok(None),
         other => panic!("{other:?}"),
     }
 }
@@ -108,6 +126,14 @@ impl Node {
             address,
             client: NodesClient::new(channel),
         }
+    }
+
+    /// A connection on which nothing is shown.
+    pub(crate) async fn anonymous(&self) -> Channel {
+        let trust_domain = "example.org".parse().unwrap();
+        dial(None, &self.trust, &trust_domain, &self.address)
+            .await
+            .unwrap()
     }
 
     /// A workload's begin, as an agent sends it.
@@ -143,12 +169,24 @@ pub(crate) async fn connect(
     trust_domain: &TrustDomain,
     address: &str,
 ) -> Channel {
+    dial(Some(identity), trust, trust_domain, address)
+        .await
+        .unwrap()
+}
+
+/// Connects to a server, showing this identity or none.
+pub(crate) async fn dial(
+    identity: Option<&Identity>,
+    trust: &Trust,
+    trust_domain: &TrustDomain,
+    address: &str,
+) -> Result<Channel, taskmint_client::ConnectError> {
     let authorize = tls::authorize::server(trust_domain);
     let clock = Arc::new(SystemClock);
-    let config = tls::client_config(Some(identity), trust, clock, authorize, None).unwrap();
+    let config = tls::client_config(identity, trust, clock, authorize, None).unwrap();
     let endpoint = Endpoint::Tls {
         address: address.to_owned(),
         config: Arc::new(config),
     };
-    taskmint_client::connect(&endpoint).await.unwrap()
+    taskmint_client::connect(&endpoint).await
 }

@@ -5,15 +5,9 @@ use taskmint_wire::{admin, denial_of, node, task};
 use tonic::Code;
 
 use crate::harness::World;
-use crate::node::{Key, Node, attest, caller, request_id};
+use crate::node::{Key, Node, attest, caller, reason, request_id};
 
 const UID: &[&str] = &["unix:uid:1000"];
-
-fn reason(status: &tonic::Status) -> String {
-    denial_of(status)
-        .map(|(reason, _)| reason)
-        .unwrap_or_else(|| status.to_string())
-}
 
 async fn world_with_node() -> (World, Node) {
     let mut world = World::in_memory().await;
@@ -259,11 +253,24 @@ async fn an_evicted_node_takes_its_tasks_along() {
         .await
         .unwrap();
     let id = began.into_inner().task.unwrap().id;
+    let (_say, requests) = tokio::sync::mpsc::channel(4);
+    let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
+    let mut session = node.client.session(requests).await.unwrap().into_inner();
+    session.message().await.unwrap();
     let evict = admin::NodeRequest {
         id: node.id.clone(),
         ..Default::default()
     };
     let evicted = world.admin.evict_node(evict).await.unwrap().into_inner();
+    // Its session is over at once, and says why.
+    let over = loop {
+        match session.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("a session that is over says why"),
+            Err(status) => break reason(&status),
+        }
+    };
+    assert_eq!(over, "NODE_EVICTED");
     assert_eq!(evicted.tasks_ended, 2, "the workload's and the node's own");
     let get = task::GetRequest { task_id: id };
     let task = world
@@ -285,15 +292,8 @@ async fn an_evicted_node_takes_its_tasks_along() {
 
 #[tokio::test]
 async fn ends_survive_a_restart_and_so_do_tasks_and_keys() {
-    let lines = "store.kind = \"rocksdb\"\nkeys.sealing_key_file = \"KEYFILE\"";
-    let folder = std::sync::Arc::new(tempfile::TempDir::new().unwrap());
-    let key_file = folder.path().join("sealing-key");
-    std::fs::write(&key_file, [7_u8; 32]).unwrap();
-    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    std::fs::set_permissions(&key_file, private).unwrap();
-    let lines = lines.replace("KEYFILE", &key_file.display().to_string());
-
-    let mut world = World::in_folder(folder, &lines).await;
+    let clock = std::sync::Arc::new(taskmint_model::SystemClock);
+    let mut world = World::durable("", clock).await;
     world.entry("agent", UID, true).await;
     let join = world.token("n1").await;
     let mut node = Node::join(&join).await;
@@ -315,9 +315,7 @@ async fn ends_survive_a_restart_and_so_do_tasks_and_keys() {
     };
     node.client.end_task(end).await.unwrap();
     let bundle = node.trust.get();
-    let folder = world.stop().await;
-
-    let mut world = World::in_folder(folder, &lines).await;
+    let mut world = world.go_away().await.come_back().await;
     let mut state = async |id: String| {
         let get = task::GetRequest { task_id: id };
         world
