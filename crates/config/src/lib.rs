@@ -42,8 +42,9 @@ pub use mistake::{Mistake, Mistakes, Place};
 pub use overrides::Overrides;
 pub use schema::{Checked, LoadError, MAX_TEXT};
 pub use server::{
-    Admin, Credentials, Grant, JoinToken, KeyKind, Keys, NodeAttestors, RateLimits, Revocation,
-    ServerConfig, StoreKind, TaskLimits, Verb, WatchLimits, X509Pop,
+    Admin, Credentials, Crl, Grant, JoinToken, KeyKind, Keys, NodeAttestors, Public,
+    PublicSecurity, RateLimits, Revocation, ServerConfig, StatusList, StoreKind, TaskLimits, Verb,
+    WatchLimits, X509Pop,
 };
 pub use sheet::{Key, Setting};
 pub use show::show;

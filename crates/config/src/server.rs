@@ -12,7 +12,10 @@ use crate::schema::{self, Checked, LoadError};
 use crate::sheet::Key;
 use crate::types::{Address, Log, PublicUrl, Rate, choice};
 
+mod lists;
 mod read;
+
+pub use lists::{Crl, Public, PublicSecurity, StatusList};
 
 /// The server's configuration. Every path is absolute.
 #[derive(Clone, Debug)]
@@ -35,6 +38,12 @@ pub struct ServerConfig {
     pub http_listen: SocketAddr,
     /// Where status lists can be fetched; unset, tokens carry no `status` (P21).
     pub public_url: Option<PublicUrl>,
+    /// Where status lists, CRLs, checks and introspection are served.
+    pub public: Public,
+    /// Certificate revocation lists.
+    pub crl: Crl,
+    /// Token status lists.
+    pub status_list: StatusList,
     /// How long a stop may take.
     pub grace: Duration,
     /// Logging.

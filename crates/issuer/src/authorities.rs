@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use taskmint_id::{Bundle, P256PublicKey, X509Authority};
-use taskmint_mint::{KeyKind, LogKeyRequest, Prepared};
+use taskmint_mint::{KeyKind, LogKeyRequest, Prepared, Refusal};
 use taskmint_model::{AuthorityId, Timestamp};
 use taskmint_store::{AuthorityRecord, AuthorityState, Change, Commit, KeyUse};
 
@@ -83,7 +83,9 @@ impl Issuer {
                 before.retired_at = Some(now);
                 self.put_authority(by, "authority.retire", before.clone())
                     .await?;
-                self.authority.retire(before.id).await?;
+                if !outlives_its_turn(before.usage) {
+                    self.authority.retire(before.id).await?;
+                }
             }
         }
         if record.usage == KeyUse::Ca {
@@ -121,6 +123,13 @@ impl Issuer {
             && until > now
         {
             return Err(bad_state(&format!("what it signed lives until {until}")));
+        }
+        if outlives_its_turn(record.usage) && record.state == AuthorityState::Retired {
+            match self.authority.retire(id).await {
+                // Wiped already, by a start without it.
+                Ok(()) | Err(Refusal::Authority(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         let audit = self.audit(by, "authority.forget", record.key_id.clone(), None, now);
         let changes = vec![
@@ -304,7 +313,7 @@ impl Issuer {
     }
 
     /// Until when something that a key signed may live; none while it signs or may yet.
-    fn needed_until(&self, record: &AuthorityRecord) -> Option<Timestamp> {
+    pub(crate) fn needed_until(&self, record: &AuthorityRecord) -> Option<Timestamp> {
         let retired = record.retired_at?;
         let longest = match record.usage {
             KeyUse::Ca => {
@@ -331,6 +340,12 @@ impl Issuer {
     pub(crate) fn active_jwt_key(&self) -> Result<AuthorityId, Refused> {
         self.signed.active_jwt().ok_or_else(no_key)
     }
+}
+
+/// Whether a key is needed after another took its place: a CA lists what is revoked of that which
+/// it signed (P22), a grant key proves what it granted (P23).
+fn outlives_its_turn(usage: KeyUse) -> bool {
+    matches!(usage, KeyUse::Ca | KeyUse::Grant)
 }
 
 pub(crate) fn record_of(made: Prepared, usage: KeyUse, now: Timestamp) -> AuthorityRecord {

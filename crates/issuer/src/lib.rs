@@ -6,6 +6,7 @@
 
 mod authorities;
 mod begin;
+mod crl;
 mod denials;
 mod entries;
 mod leases;
@@ -15,6 +16,7 @@ mod mint;
 mod nodes;
 mod refused;
 mod settings;
+mod standing;
 mod start;
 mod tasks;
 mod tokens;
@@ -23,7 +25,7 @@ pub mod watchers;
 use std::fmt;
 use std::sync::Arc;
 
-use taskmint_id::{Bundle, SpiffeId};
+use taskmint_id::{Bundle, Kind, SpiffeId};
 use taskmint_mint::Authority;
 use taskmint_model::{
     Audit, Clock, Decision, Entropy, Process, Selectors, Task, TaskId, Timestamp,
@@ -33,11 +35,13 @@ use tokio::sync::{broadcast, watch};
 
 pub use authorities::AuthorityView;
 pub use begin::{Began, Begin, RequestMark};
+pub use crl::{Crl, Crls};
 pub use log::{LogFrame, LogStart, SignedLog};
 pub use mint::{MintedJwt, MintedX509};
 pub use nodes::{AttestedNode, NodeIdentity, Session};
 pub use refused::{RefusalKind, Refused};
 pub use settings::Settings;
+pub use standing::StatusList;
 pub use taskmint_lifecycle::Defaults;
 pub use taskmint_model::Cause;
 pub use tokens::NewToken;
@@ -58,6 +62,8 @@ pub struct Issuer {
     /// The node whose bars changed last.
     bars: watch::Sender<Option<SpiffeId>>,
     signed: log::Signer,
+    crls: crl::Published,
+    status_lists: standing::StatusLists,
     watchers: Arc<Watchers>,
 }
 

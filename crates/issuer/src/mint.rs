@@ -223,7 +223,12 @@ impl Issuer {
 
     pub(crate) async fn sign_x509(&self, plan: X509Plan) -> Result<MintedX509, Refused> {
         let (serial, expires_at) = (plan.serial(), plan.not_after());
+        let planned = plan.authority;
         let signed = self.sign(Request::X509(plan.request)).await?;
+        // A rotation came in between: by its record it would be on the other CA's list (P22).
+        if signed.authority != planned {
+            return Err(Refused::busy());
+        }
         Ok(MintedX509 {
             certificate: signed.bytes,
             serial,

@@ -50,6 +50,14 @@ pub struct Settings {
     pub max_request_ids: u32,
     /// Address under which status lists are served (P21).
     pub public_url: Option<String>,
+    /// How long a CRL counts (P22).
+    pub crl_ttl: Duration,
+    /// How long a change may wait for the next CRL, so that many share one.
+    pub crl_interval: Duration,
+    /// How long a copy of a status list may be used.
+    pub status_list_ttl: Duration,
+    /// How long a status list counts.
+    pub status_list_lifetime: Duration,
 }
 
 impl Settings {
@@ -77,6 +85,10 @@ impl Settings {
             leeway: Duration::from_secs(60),
             max_request_ids: 4_096,
             public_url: None,
+            crl_ttl: Duration::from_secs(600),
+            crl_interval: Duration::from_secs(10),
+            status_list_ttl: Duration::from_secs(30),
+            status_list_lifetime: Duration::from_secs(300),
         }
     }
 }

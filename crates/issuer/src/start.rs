@@ -46,6 +46,8 @@ impl Issuer {
             changed: broadcast::Sender::new(16_384),
             bars: watch::Sender::new(None),
             signed: Signer::new(position),
+            crls: Default::default(),
+            status_lists: Default::default(),
             watchers,
         });
         issuer.load_keys().await?;
@@ -58,8 +60,10 @@ impl Issuer {
     async fn load_keys(&self) -> Result<(), Refused> {
         let records = self.store.authorities().await?;
         let usable = records.iter().filter(|record| {
-            // A retired grant key still proves what it granted.
-            record.state != AuthorityState::Retired || record.usage == KeyUse::Grant
+            // A retired grant key still proves what it granted, and a retired CA still lists what
+            // is revoked of that which it signed.
+            let kept = matches!(record.usage, KeyUse::Grant | KeyUse::Ca);
+            record.state != AuthorityState::Retired || kept
         });
         let sealed = usable.map(|record| Sealed {
             id: record.id,

@@ -10,6 +10,7 @@
 
 mod commits;
 mod journal;
+mod lists;
 mod log;
 mod race;
 mod registry;
@@ -19,6 +20,7 @@ mod tasks;
 
 pub use commits::*;
 pub use journal::*;
+pub use lists::*;
 pub use log::*;
 pub use race::*;
 pub use registry::*;
@@ -58,6 +60,8 @@ macro_rules! conformance {
             pages_cover_everything_once,
             every_filter_filters,
             issuances_come_in_order,
+            withdrawn_certificates_are_found,
+            a_bucket_is_read_alone,
             suspended_tasks_come_back,
             the_log_resumes_anywhere,
             positions_are_published,

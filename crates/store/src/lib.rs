@@ -15,6 +15,7 @@ mod commit;
 pub mod conformance;
 mod group;
 mod ledger;
+mod lists;
 mod memory;
 mod port;
 mod read;

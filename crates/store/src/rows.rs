@@ -253,6 +253,10 @@ pub(crate) mod span {
         Key::Status(floor, 0)..=Key::Status(u32::MAX, u32::MAX)
     }
 
+    pub(crate) fn map_of(bucket: u32) -> RangeInclusive<Key> {
+        Key::Status(bucket, 0)..=Key::Status(bucket, u32::MAX)
+    }
+
     pub(crate) fn log(after: u64) -> RangeInclusive<Key> {
         Key::Log(after.saturating_add(1))..=Key::Log(u64::MAX)
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use taskmint_id::{SpiffeId, TrustDomain};
 
 use super::{
-    Admin, Credentials, Grant, JoinToken, KeyKind, Keys, NodeAttestors, RateLimits, Revocation,
-    ServerConfig, StoreKind, TaskLimits, Verb, WatchLimits, X509Pop,
+    Admin, Credentials, Crl, Grant, JoinToken, KeyKind, Keys, NodeAttestors, Public, RateLimits,
+    Revocation, ServerConfig, StatusList, StoreKind, TaskLimits, Verb, WatchLimits, X509Pop,
 };
 use crate::reader::Reader;
 use crate::schema::Schema;
@@ -40,12 +40,14 @@ impl Schema for ServerConfig {
             read_listen(reader, "watch_listen", "watch_advertise", 8442);
         let http_listen = reader.value("http_listen").or(loopback(8440));
         warn_of_open_http(reader, http_listen);
+        let public_listen = reader.value::<SocketAddr>("public_listen").optional();
         refuse_shared_ports(
             reader,
             &[
                 ("listen", listen),
                 ("watch_listen", watch_listen),
                 ("http_listen", http_listen),
+                ("public_listen", public_listen.unwrap_or(loopback(0))),
             ],
         );
         let server_id = reader
@@ -53,6 +55,16 @@ impl Schema for ServerConfig {
             .check(server_name)
             .or("server-1".to_owned());
         let public_url = read_public_url(reader);
+        let public = reader.table("public", |reader| {
+            Public::read(
+                reader,
+                public_listen,
+                public_url.as_ref(),
+                trust_domain.as_ref(),
+            )
+        });
+        let crl = reader.table("crl", Crl::read);
+        let status_list = reader.table("status_list", StatusList::read);
         let grace = reader
             .value("grace")
             .within(Duration::ZERO..=10 * MINUTE)
@@ -84,6 +96,9 @@ impl Schema for ServerConfig {
             watch_advertise,
             http_listen,
             public_url,
+            public,
+            crl,
+            status_list,
             grace,
             log,
             store,

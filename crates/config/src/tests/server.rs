@@ -137,6 +137,34 @@ const TABLE: &[(&str, &str)] = &[
         "listen = \"0.0.0.0:1\"\nhttp_listen = \"127.0.0.1:1\"",
         "s:4:15: `http_listen`: \"127.0.0.1:1\" is taken by `listen`: write another port",
     ),
+    (
+        "public_listen = \"127.0.0.1:9\"",
+        "s:1:1: `public.cert_file`: missing, and `public_listen` is set: write `cert_file` and `key_file`, or `plain_http = true` behind a proxy of your own",
+    ),
+    (
+        "public.cert_file = \"/c\"",
+        "s:3:1: `public.key_file`: missing: a certificate needs its key",
+    ),
+    (
+        "public = { cert_file = \"/c\", key_file = \"/k\", plain_http = true }",
+        "s:3:60: `public.plain_http`: contradicts `cert_file` and `key_file`: remove one or the others",
+    ),
+    (
+        "public = { plain_http = true, introspect_ids = [\"spiffe://example.org/a\"] }",
+        "s:3:48: `public.introspect_ids`: nobody can show an SVID over plain http: use `introspect_secret_files`",
+    ),
+    (
+        "public.introspect_ids = [\"spiffe://example.com/a\"]",
+        "s:3:25: `public.introspect_ids`: `spiffe://example.com/a` is of another trust domain",
+    ),
+    (
+        "crl.interval = \"6m\"",
+        "s:3:16: `crl.interval`: lists would run out between two: write at most \"5m\"",
+    ),
+    (
+        "status_list.ttl = \"4m\"",
+        "s:3:1: `status_list.lifetime`: copies would run out before they are renewed: write \"8m\" or more",
+    ),
     // Lists of tables.
     (
         "[[admin.grants]]\nprincipal = \"spiffe://example.org/a\"",
