@@ -107,7 +107,7 @@ pub(crate) fn is_unreachable(status: &Status) -> bool {
 }
 
 /// The server's denial for the caller; what is no denial says nothing about the caller.
-fn passed_on(status: Status) -> Status {
+pub(crate) fn passed_on(status: Status) -> Status {
     if denial_of(&status).is_some() {
         // Without the metadata of the server's connection.
         let details = status.details().to_vec().into();

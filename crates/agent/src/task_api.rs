@@ -1,4 +1,4 @@
-//! The task API: thirteen calls, each for an attested process; a task id grants nothing.
+//! The task API: fourteen calls, each for an attested process; a task id grants nothing.
 
 use std::sync::Arc;
 
@@ -47,6 +47,7 @@ impl TaskApi {
 
 #[tonic::async_trait]
 impl Tasks for TaskApi {
+    type WaitStream = ReceiverStream<Result<task::Receipt, Status>>;
     type WatchStream = ReceiverStream<Result<task::TaskResponse, Status>>;
 
     async fn begin(&self, request: Request<task::BeginRequest>) -> Answer<task::BeginResponse> {
@@ -97,6 +98,16 @@ impl Tasks for TaskApi {
 
     async fn cancel(&self, request: Request<task::EndRequest>) -> Answer<task::EndResponse> {
         self.end(request, Way::Cancel).await
+    }
+
+    async fn wait(&self, request: Request<task::WaitRequest>) -> Answer<Self::WaitStream> {
+        let opened = self.answer(request, async |agent: Arc<Agent>, connection, ask| {
+            agent.open_wait(&connection, ask).await
+        });
+        let receipts = opened.await?.into_inner();
+        let (out, messages) = mpsc::channel(1);
+        tokio::spawn(Arc::clone(&self.0).pass_receipts(receipts, out));
+        Ok(Response::new(ReceiverStream::new(messages)))
     }
 
     async fn get(&self, request: Request<task::GetRequest>) -> Answer<task::TaskResponse> {

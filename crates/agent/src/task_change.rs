@@ -50,8 +50,13 @@ impl Agent {
             let message = "a time from now until the new deadline is needed";
             return Err(Denial::invalid("BAD_TTL", message).status());
         }
+        let asked = Asked::new("extend", &request.request_id, &request);
         let caller = self.attest(connection, "Extend").await?;
-        let ruled = self.ruled_or_only(&caller, &request.task_id, "Extend")?;
+        let aim = self.aim(&caller, &request.task_id, "Extend", &asked);
+        let ruled = match aim.await? {
+            Aim::Task(ruled) => ruled,
+            Aim::Answered(answer) => return self.take(task::TaskResponse { task: answer.task }),
+        };
         let request = node::ExtendTaskRequest {
             request_id: request.request_id,
             task_id: ruled.held.task.id.to_string(),
@@ -77,7 +82,13 @@ impl Agent {
             reason: request.reason,
             ..Default::default()
         };
-        let change = self.change(connection, &id, change, "Suspend").await?;
+        let change = match self
+            .change(connection, &id, change, "Suspend", asked)
+            .await?
+        {
+            Ok(change) => change,
+            Err(before) => return self.take(before),
+        };
         let call = self
             .server
             .call(|mut nodes| async move { nodes.suspend_task(change).await });
@@ -95,7 +106,13 @@ impl Agent {
             request_id: request.request_id,
             ..Default::default()
         };
-        let change = self.change(connection, &id, change, "Resume").await?;
+        let change = match self
+            .change(connection, &id, change, "Resume", asked)
+            .await?
+        {
+            Ok(change) => change,
+            Err(before) => return self.take(before),
+        };
         let call = self
             .server
             .call(|mut nodes| async move { nodes.resume_task(change).await });
@@ -110,8 +127,13 @@ impl Agent {
     ) -> Result<task::EndResponse, Status> {
         request_id(&request.request_id)?;
         text("reason", &request.reason)?;
+        let asked = Asked::new(way.method(), &request.request_id, &request);
         let caller = self.attest(connection, way.action()).await?;
-        let ruled = self.ruled_or_only(&caller, &request.task_id, way.action())?;
+        let aim = self.aim(&caller, &request.task_id, way.action(), &asked);
+        let ruled = match aim.await? {
+            Aim::Task(ruled) => ruled,
+            Aim::Answered(answer) => return Ok(answer),
+        };
         let request = node::EndTaskRequest {
             request_id: request.request_id,
             task_id: ruled.held.task.id.to_string(),
@@ -119,6 +141,8 @@ impl Agent {
             reason: request.reason,
             acting_task_id: ruled.acting.to_string(),
             caller: Some(caller.to_wire()),
+            request_digest: asked.digest(),
+            wait: request.wait,
         };
         let call = self
             .server
@@ -137,10 +161,14 @@ impl Agent {
         id: &str,
         change: node::ChangeTaskRequest,
         action: &'static str,
-    ) -> Result<node::ChangeTaskRequest, Status> {
+        asked: Asked,
+    ) -> Result<Result<node::ChangeTaskRequest, task::TaskResponse>, Status> {
         let caller = self.attest(connection, action).await?;
-        let ruled = self.ruled_or_only(&caller, id, action)?;
-        Ok(node::ChangeTaskRequest {
+        let ruled = match self.aim(&caller, id, action, &asked).await? {
+            Aim::Task(ruled) => ruled,
+            Aim::Answered(answer) => return Ok(Err(task::TaskResponse { task: answer.task })),
+        };
+        Ok(Ok(node::ChangeTaskRequest {
             task_id: ruled.held.task.id.to_string(),
             acting_task_id: ruled.acting.to_string(),
             caller: Some(caller.to_wire()),

@@ -7,13 +7,14 @@ use taskmint_model::{TaskId, Timestamp};
 use taskmint_wire::task;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
-use tonic::Status;
+use tonic::{Status, Streaming};
 
 use crate::agent::Agent;
 use crate::caller::{Caller, Connection};
 use crate::denial::Denial;
 use crate::holding::Held;
 use crate::ruling::task_id;
+use crate::server::passed_on;
 use crate::task_begin::csr_key;
 use crate::view::starting;
 use crate::workload_api::check_audience;
@@ -69,6 +70,42 @@ impl Agent {
             tasks: found.iter().map(|held| (&*held.task).into()).collect(),
             next_page_token: next.unwrap_or_default(),
         })
+    }
+
+    /// Opens the receipts of a task that has ended, as the server sends them.
+    pub(crate) async fn open_wait(
+        self: Arc<Self>,
+        connection: &Connection,
+        mut request: task::WaitRequest,
+    ) -> Result<Streaming<task::Receipt>, Status> {
+        task_id(&request.task_id)?;
+        let caller = self.attest(connection, "Wait").await?;
+        let ruled = self.ruled(&caller, &request.task_id, "Wait")?;
+        request.task_id = ruled.held.task.id.to_string();
+        let call = self
+            .server
+            .call(|mut nodes| async move { nodes.wait_task(request).await });
+        call.await
+    }
+
+    /// Passes receipts on until the last, or until the caller goes away.
+    pub(crate) async fn pass_receipts(
+        self: Arc<Self>,
+        mut receipts: Streaming<task::Receipt>,
+        out: mpsc::Sender<Result<task::Receipt, Status>>,
+    ) {
+        loop {
+            let receipt = tokio::select! {
+                receipt = receipts.message() => receipt.map_err(passed_on).transpose(),
+                () = out.closed() => return,
+                () = self.shutdown.requested() => return,
+            };
+            let Some(receipt) = receipt else { return };
+            let is_last = receipt.is_err();
+            if out.send(receipt).await.is_err() || is_last {
+                return;
+            }
+        }
     }
 
     /// Sends the caller's tasks, then each that changes, until it goes away.

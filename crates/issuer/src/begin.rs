@@ -91,20 +91,15 @@ impl Issuer {
     /// Begins a task for an attested workload, or for an administrator's orchestrator.
     ///
     /// # Errors
-    /// Refuses by the rules of `lifecycle`, by P3 (`BARRED`), by P6 (`REQUEST_ID_REUSED`), and when
-    /// no entry matches (`NO_MATCHING_ENTRY`) or several do (`SEVERAL_IDENTITIES`).
+    /// Refuses by the rules of `lifecycle`, by P3 (`BARRED`), by P6 (`REQUEST_ID_REUSED`,
+    /// `TOO_MANY_REQUEST_IDS`), and when no entry matches (`NO_MATCHING_ENTRY`) or several do (`SEVERAL_IDENTITIES`).
     pub async fn begin(&self, who: &Principal, begin: Begin) -> Result<Began, Refused> {
-        let request = begin
-            .request
-            .clone()
-            .map(|mark| self.request_record(who, &mark));
+        let mut asked = self.asked(who, begin.request.as_ref());
         for _ in 0..ATTEMPTS {
-            if let Some(request) = &request
-                && let Some(began) = self.replay(who, &begin, request).await?
-            {
-                return Ok(began);
+            if let Some(task) = self.answered(&mut asked).await? {
+                return self.replay(who, &begin, task).await;
             }
-            match self.try_begin(who, &begin, request.as_ref()).await? {
+            match self.try_begin(who, &begin, &mut asked).await? {
                 Some(began) => return Ok(began),
                 None => continue,
             }
@@ -180,7 +175,9 @@ impl Issuer {
                 return Err(refused);
             }
         };
-        self.publish(task.clone());
+        asked.written(&task);
+        let expiry = svid.as_ref().map(|svid| svid.expires_at);
+        self.publish_minted(task.clone(), expiry.unwrap_or_default());
         Ok(Some(Began {
             task,
             svid,
@@ -224,27 +221,7 @@ impl Issuer {
     }
 
     /// P6: the same request again gives the same task as it is now.
-    async fn replay(
-        &self,
-        who: &Principal,
-        begin: &Begin,
-        request: &RequestRecord,
-    ) -> Result<Option<Began>, Refused> {
-        let Some(seen) = self.store.request(&request.key).await? else {
-            return Ok(None);
-        };
-        if seen.digest != request.digest {
-            let message = "this request id was used for another request";
-            return Err(
-                Refused::new(RefusalKind::Exists, "REQUEST_ID_REUSED", message)
-                    .fix("choose a new request id"),
-            );
-        }
-        let task = self
-            .store
-            .task(seen.task)
-            .await?
-            .ok_or_else(Refused::no_task)?;
+    async fn replay(&self, who: &Principal, begin: &Begin, task: Task) -> Result<Began, Refused> {
         let svid = match &begin.key {
             Some(key) if task.is_live(self.clock.now()) => {
                 let node = match who {

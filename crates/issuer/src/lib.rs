@@ -9,12 +9,15 @@ mod begin;
 mod crl;
 mod denials;
 mod entries;
+mod heads;
 mod leases;
 mod live;
 mod log;
 mod mint;
 mod nodes;
+mod receipts;
 mod refused;
+mod requests;
 mod settings;
 mod standing;
 mod start;
@@ -39,7 +42,9 @@ pub use crl::{Crl, Crls};
 pub use log::{LogFrame, LogStart, SignedLog};
 pub use mint::{MintedJwt, MintedX509};
 pub use nodes::{AttestedNode, NodeIdentity, Session};
+pub use receipts::{Announced, MAX_WAIT, Receipt, WAIT, Waiting};
 pub use refused::{RefusalKind, Refused};
+pub use requests::{Method, RequestMark};
 pub use settings::Settings;
 pub use standing::StatusList;
 pub use taskmint_lifecycle::Defaults;
@@ -65,6 +70,7 @@ pub struct Issuer {
     crls: crl::Published,
     status_lists: standing::StatusLists,
     watchers: Arc<Watchers>,
+    bounds: receipts::Bounds,
 }
 
 /// Who asks, for whoever reads the audit log.
@@ -181,7 +187,12 @@ impl Issuer {
 
     /// Tells everybody who follows tasks; called once what changed is durable.
     fn publish(&self, task: Task) {
-        self.live.note(&task);
+        self.publish_minted(task, Timestamp::default());
+    }
+
+    /// As [`Self::publish`], for a task that began with a credential that lasts until `expiry`.
+    fn publish_minted(&self, task: Task, expiry: Timestamp) {
+        self.live.note_minted(&task, expiry);
         // Nobody listening is fine.
         drop(self.changed.send(Arc::new(task)));
     }

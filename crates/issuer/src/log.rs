@@ -6,19 +6,24 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
+use checkpoints::Checkpoints;
 use parking_lot::Mutex as SyncMutex;
-use taskmint_mint::{CheckpointRequest, HeadRequest, Request};
+use taskmint_mint::{HeadRequest, Request};
 use taskmint_model::{AuthorityId, Timestamp, millis};
-use taskmint_status::checkpoint::BucketDigest;
 use taskmint_status::{Generation, Record};
 use taskmint_store::LogPosition;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 
 use crate::Issuer;
+use crate::heads::Heads;
 use crate::refused::{RefusalKind, Refused};
 
 /// The most records of one delta.
 const DELTA: usize = 4096;
+
+/// The least pause before a head for which nothing changed.
+const NUDGE_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// A head with its signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +77,10 @@ pub(crate) struct Signer {
     published: watch::Sender<Option<Arc<SignedLog>>>,
     key_revision: AtomicU64,
     active: SyncMutex<(Option<AuthorityId>, Option<AuthorityId>)>,
+    heads: SyncMutex<Heads>,
+    /// Told when a head is wanted though nothing changed.
+    nudged: Notify,
+    checkpoints: Checkpoints,
 }
 
 /// Where the newest head stands.
@@ -97,6 +106,9 @@ impl Signer {
             published: watch::Sender::new(None),
             key_revision: AtomicU64::new(1),
             active: SyncMutex::new((None, None)),
+            heads: SyncMutex::default(),
+            nudged: Notify::new(),
+            checkpoints: Checkpoints::default(),
         }
     }
 
@@ -110,6 +122,20 @@ impl Signer {
 
     pub(crate) fn active_jwt(&self) -> Option<AuthorityId> {
         self.active.lock().1
+    }
+
+    fn key_revision(&self) -> u64 {
+        self.key_revision.load(Ordering::Relaxed)
+    }
+
+    /// No head that leaves out a durable `position` has a later time than this.
+    pub(crate) fn last_without(&self, position: u64, now: Timestamp) -> Timestamp {
+        self.heads.lock().last_without(position, now)
+    }
+
+    /// Asks for a head soon.
+    pub(crate) fn nudge(&self) {
+        self.nudged.notify_one();
     }
 
     pub(crate) fn log_key_changed(&self) {
@@ -142,17 +168,22 @@ impl Issuer {
         signed: &mut Signed,
         nonce: Option<[u8; 16]>,
     ) -> Result<SignedLog, Refused> {
-        let newest = self.store.position().borrow().sequence;
+        // The clock first: a head that leaves out what is durable by now has no later time (P18).
+        let now = self.clock.now();
+        let newest = self.newest();
         // All but the last head are only stepping stones, and no watcher's nonce belongs on them.
         self.sign_to(signed, newest.saturating_sub(DELTA as u64))
             .await?;
-        self.sign_next(signed, newest, nonce).await
+        let head = self.sign_next(signed, newest, nonce, now).await?;
+        self.signed.heads.lock().signed(head.sequence, head.at);
+        Ok(head)
     }
 
     /// Signs heads until the authority stands exactly at `sequence`, if it is not beyond already.
     async fn sign_to(&self, signed: &mut Signed, sequence: u64) -> Result<(), Refused> {
         while signed.sequence < sequence {
-            self.sign_next(signed, sequence, None).await?;
+            let now = self.clock.now();
+            self.sign_next(signed, sequence, None, now).await?;
         }
         Ok(())
     }
@@ -163,6 +194,7 @@ impl Issuer {
         signed: &mut Signed,
         sequence: u64,
         nonce: Option<[u8; 16]>,
+        now: Timestamp,
     ) -> Result<SignedLog, Refused> {
         let ahead = usize::try_from(sequence.saturating_sub(signed.sequence)).unwrap_or(DELTA);
         let records = match ahead.min(DELTA) {
@@ -254,45 +286,6 @@ impl Issuer {
         Ok(Some(frames))
     }
 
-    /// A signed checkpoint of everything that is durable now.
-    ///
-    /// # Errors
-    /// When the store can't read or the authority can't sign.
-    pub async fn checkpoint(&self) -> Result<LogFrame, Refused> {
-        let mut signed = self.signed.signed.lock().await;
-        let identity = self.store.identity();
-        // Commits go on meanwhile: the snapshot may be older than the head that was just signed,
-        // so sign first and retry until both stand at one position.
-        for _ in 0..crate::begin::ATTEMPTS {
-            let snapshot = self.store.snapshot().await?;
-            if snapshot.position.sequence < signed.sequence {
-                continue;
-            }
-            self.sign_to(&mut signed, snapshot.position.sequence)
-                .await?;
-            let digests = snapshot
-                .maps
-                .iter()
-                .filter_map(|(bucket, map)| BucketDigest::of(*bucket, map));
-            let request = CheckpointRequest {
-                log: identity.log,
-                sequence: snapshot.position.sequence,
-                floor: snapshot.position.floor,
-                digests: digests.collect(),
-                at: self.clock.now(),
-            };
-            let answer = self.sign(Request::Checkpoint(request)).await?;
-            let maps = snapshot.maps.iter().filter(|(_, map)| !map.is_all_valid());
-            return Ok(LogFrame::Checkpoint {
-                sequence: snapshot.position.sequence,
-                body: answer.bytes,
-                signature: answer.signature,
-                maps: maps.map(|(bucket, map)| (*bucket, map.pack())).collect(),
-            });
-        }
-        Err(Refused::busy())
-    }
-
     /// Signs a head for every change and every heartbeat, until dropped.
     pub async fn sign_heads(&self) {
         let mut position = self.store.position();
@@ -303,8 +296,18 @@ impl Issuer {
                 tokio::time::sleep(std::time::Duration::from_millis(250)).await;
                 continue;
             }
-            drop(tokio::time::timeout(heartbeat, position.changed()).await);
+            tokio::select! {
+                _ = position.changed() => {}
+                () = tokio::time::sleep(heartbeat) => {}
+                () = self.nudge_after(signed) => {}
+            }
         }
+    }
+
+    /// Every head goes to every watcher: many waits that begin together get one.
+    async fn nudge_after(&self, last: tokio::time::Instant) {
+        self.signed.nudged.notified().await;
+        tokio::time::sleep_until(last + NUDGE_PAUSE).await;
     }
 
     pub(crate) fn generation(&self) -> Result<Generation, Refused> {

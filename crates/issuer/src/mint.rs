@@ -256,6 +256,7 @@ impl Issuer {
 
     /// Records an issuance, unless the task ended meanwhile (P18).
     async fn record(&self, task: &Task, record: Issuance, now: Timestamp) -> Result<(), Refused> {
+        let minting = self.live.minting(task.id, record.expires_at).await;
         let commit = Commit {
             expect: vec![Expect::LiveTask(task.id, now)],
             changes: vec![Change::Issue(record)],
@@ -263,6 +264,7 @@ impl Issuer {
         match self.store.commit(commit).await {
             Ok(_) => Ok(()),
             Err(CommitError::Conflict(_)) => {
+                minting.failed();
                 let message = "the task ended meanwhile";
                 Err(Refused::new(RefusalKind::Denied, "TASK_ENDED", message))
             }

@@ -129,7 +129,7 @@ impl Issuer {
                 },
                 Err(error) => return Err(error.into()),
             }
-            self.publish(task);
+            self.publish_minted(task, svid.expires_at);
             if let Some(before) = known {
                 self.supersede(&before.current, before.pending.as_ref())
                     .await;
@@ -249,7 +249,7 @@ impl Issuer {
                 Err(CommitError::Conflict(_)) => continue,
                 Err(error) => return Err(error.into()),
             }
-            self.publish(made.task);
+            self.publish_minted(made.task, made.svid.expires_at);
             if let Some(replaced) = replaced {
                 self.supersede(&replaced, None).await;
             }
@@ -440,7 +440,7 @@ impl Issuer {
         )
         .await?;
         for id in self.live.held_by(&node.id) {
-            self.suspend(&Principal::Issuer, id, why).await?;
+            self.suspend(&Principal::Issuer, id, why, None).await?;
         }
         Ok(())
     }
@@ -454,7 +454,7 @@ impl Issuer {
                 State::Suspended { own: Some(own), .. } => own.by == Actor::Issuer,
                 _ => false,
             });
-            if ours && let Err(error) = self.resume(&Principal::Issuer, id).await {
+            if ours && let Err(error) = self.resume(&Principal::Issuer, id, None).await {
                 tracing::warn!(task = %id, %error, "a task stays suspended");
             }
         }

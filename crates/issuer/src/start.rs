@@ -11,6 +11,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::entries::EntrySet;
 use crate::log::Signer;
+use crate::receipts::Bounds;
 use crate::refused::Refused;
 use crate::watchers::Watchers;
 use crate::{Cause, Issuer, MintedX509, Principal, Settings};
@@ -31,6 +32,7 @@ impl Issuer {
         let entries = EntrySet::new(store.entries().await?);
         let bundle = watch::Sender::new(Arc::new(Bundle::new(settings.trust_domain.clone())));
         let position = *store.position().borrow();
+        let bounds = Bounds::new(position.sequence, store.promise().await?, clock.now());
         let lingering = settings.max_age + settings.drift_allowance;
         let watchers = Watchers::new(Arc::clone(&clock), lingering);
         let issuer = Arc::new(Self {
@@ -49,9 +51,12 @@ impl Issuer {
             crls: Default::default(),
             status_lists: Default::default(),
             watchers,
+            bounds,
         });
+        issuer.promise().await?;
         issuer.load_keys().await?;
         issuer.load_tasks().await?;
+        issuer.requests.load(issuer.store.request_counts().await?);
         issuer.grant_leases().await?;
         issuer.sign_head(None).await?;
         Ok(issuer)
@@ -100,6 +105,7 @@ impl Issuer {
     }
 
     async fn load_tasks(&self) -> Result<(), Refused> {
+        let longest = self.store.longest_credential().await?;
         let mut query = TaskQuery {
             live_only: true,
             ..Default::default()
@@ -107,7 +113,8 @@ impl Issuer {
         loop {
             let page = self.store.tasks(&query).await?;
             for task in &page.items {
-                self.live.note(task);
+                let expiry = self.expiry_at_start(task, longest);
+                self.live.note_minted(task, expiry);
                 if task.kind == TaskKind::Server {
                     // Each start has a server SVID of its own; the one before is nobody's.
                     self.end(&Principal::Issuer, task.id, Cause::SUPERSEDED, "restart")
@@ -164,7 +171,7 @@ impl Issuer {
         );
         commit.changes.push(Change::Audit(audit));
         self.store.commit(commit).await?;
-        self.publish(made.task.clone());
+        self.publish_minted(made.task.clone(), made.svid.expires_at);
         let svid = MintedX509 {
             certificate: made.svid.certificate,
             serial: made.svid.serial,
@@ -202,8 +209,9 @@ impl Issuer {
             expect: Vec::new(),
             changes: vec![Change::Floor { bucket, at: now }],
         };
-        if let Err(error) = self.store.commit(commit).await {
-            tracing::error!(%error, "the floor could not be moved");
+        match self.store.commit(commit).await {
+            Ok(_) => self.requests.sweep(bucket),
+            Err(error) => tracing::error!(%error, "the floor could not be moved"),
         }
     }
 }

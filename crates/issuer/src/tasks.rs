@@ -41,8 +41,13 @@ impl Issuer {
         who: &Principal,
         id: TaskId,
         ttl: Duration,
+        request: Option<&RequestMark>,
     ) -> Result<Task, Refused> {
+        let mut asked = self.asked(who, request);
         for _ in 0..ATTEMPTS {
+            if let Some(before) = self.answered(&mut asked).await? {
+                return Ok(before);
+            }
             let now = self.clock.now();
             let task = self.visible_task(who, id).await?;
             let above = self.ancestors(&task).await?;
@@ -80,14 +85,16 @@ impl Issuer {
         who: &Principal,
         id: TaskId,
         reason: &str,
+        request: Option<&RequestMark>,
     ) -> Result<Task, Refused> {
         let reason = reason.to_owned();
-        self.change_tree(who, id, "task.suspend", |tree, above, now| {
+        let mut asked = self.asked(who, request);
+        let rule = |tree: Tree, above: &[Task], now| {
             let by = actor(who, &tree.top, above)?;
             Ok(lifecycle::suspend(tree, by, reason.clone(), now)?)
-        })
-        .await
-        .map(|(task, _)| task)
+        };
+        let changed = self.change_tree(who, id, "task.suspend", &mut asked, rule);
+        changed.await.map(|(task, _)| task)
     }
 
     /// Lifts a suspension (P5).
@@ -99,9 +106,9 @@ impl Issuer {
             let by = actor(who, &tree.top, above)?;
             let suspended = above.iter().any(|task| task.state.name() == "suspended");
             Ok(lifecycle::resume(tree, by, suspended, now)?)
-        })
-        .await
-        .map(|(task, _)| task)
+        };
+        let changed = self.change_tree(who, id, "task.resume", &mut asked, rule);
+        changed.await.map(|(task, _)| task)
     }
 
     /// Ends a task and everything below it: one write (contract line 3). Returns the task and the
@@ -117,28 +124,50 @@ impl Issuer {
         cause: Cause,
         reason: &str,
     ) -> Result<(Task, u64), Refused> {
-        let task = self.visible_task(who, id).await?;
-        if task.is_ended() {
-            return Ok((task, self.store.position().borrow().sequence));
-        }
-        tracing::info!(task = %id, cause = cause.name(), %who, reason, "task ends");
-        let ended = self
-            .change_tree(who, id, "task.end", |tree, above, now| {
+        self.end_asked(who, id, cause, reason, None).await
+    }
+
+    /// [`Self::end`] by a request that may have an id.
+    ///
+    /// # Errors
+    /// `NO_SUCH_TASK`; P6.
+    pub async fn end_asked(
+        &self,
+        who: &Principal,
+        id: TaskId,
+        cause: Cause,
+        reason: &str,
+        request: Option<&RequestMark>,
+    ) -> Result<(Task, u64), Refused> {
+        let mut asked = self.asked(who, request);
+        if !self.visible_task(who, id).await?.is_ended() {
+            let rule = |tree: Tree, above: &[Task], now| {
                 let by = actor(who, &tree.top, above)?;
                 let parent = tree
                     .top
                     .parent
                     .and_then(|id| above.iter().find(|t| t.id == id));
+                tracing::info!(task = %id, cause = cause.name(), %who, reason, "task ends");
                 Ok(lifecycle::end(tree, parent, cause, by, now)?)
-            })
-            .await;
-        match ended {
-            Err(refused) if refused.reason == "ALREADY_ENDED" => {
-                let task = self.visible_task(who, id).await?;
-                Ok((task, self.store.position().borrow().sequence))
+            };
+            let ended = self
+                .change_tree(who, id, "task.end", &mut asked, rule)
+                .await;
+            match ended {
+                Err(refused) if refused.reason == "ALREADY_ENDED" => {}
+                other => return other,
             }
-            other => other,
         }
+        let task = self.visible_task(who, id).await?;
+        // A begin that lost the race against this end may have noted the task after it.
+        self.live.note(&task);
+        let task = self.remember(&mut asked, task).await?;
+        Ok((task, self.newest()))
+    }
+
+    /// The revocation log's newest sequence number.
+    pub fn newest(&self) -> u64 {
+        self.store.position().borrow().sequence
     }
 
     /// Lifts a bar: the process may have implicit tasks again (P3).
@@ -222,6 +251,9 @@ impl Issuer {
         rule: impl Fn(Tree, &[Task], Timestamp) -> Result<Changes, Refused>,
     ) -> Result<(Task, u64), Refused> {
         for _ in 0..ATTEMPTS {
+            if let Some(before) = self.answered(asked).await? {
+                return Ok((before, self.newest()));
+            }
             let now = self.clock.now();
             let top = self.visible_task(who, id).await?;
             let above = self.ancestors(&top).await?;
@@ -229,10 +261,14 @@ impl Issuer {
                 below: self.descendants(&top).await?,
                 top: top.clone(),
             };
-            let changes = rule(tree, &above, now)?;
-            let commit = self.commit_of(who, action, &top, &changes, now);
+            let mut changes = rule(tree, &above, now)?;
+            let _ending = self.trace_ends(&mut changes, now);
+            let mut commit = self.commit_of(who, action, &top, &changes, now);
+            asked.write(&mut commit, &top);
             match self.store.commit(commit).await {
                 Ok(committed) => {
+                    asked.written(&top);
+                    changes.committed_at(committed.sequence);
                     for (task, _) in &changes.tasks {
                         self.publish(task.clone());
                     }

@@ -24,11 +24,12 @@ use taskmint_id::SpiffeId;
 use taskmint_model::{Clock, Timestamp};
 
 pub use heard::{Heard, Hearer};
+pub(crate) use heard::{Names, Pending};
 use relayed::Relay;
 pub use relayed::{Introduced, MAX_NAME, MAX_RELAYED, Relayed};
 use roll::{Departed, Roll};
+pub(crate) use wanted::Wanting;
 use wanted::Wants;
-pub(crate) use wanted::{Tally, Wanting};
 
 /// Who follows the log, and how far. One per server.
 pub struct Watchers {

@@ -42,6 +42,15 @@ pub struct TaskStatus {
 }
 
 impl Changes {
+    /// Writes into the ends where in the revocation log they are.
+    pub fn committed_at(&mut self, position: u64) {
+        for (task, _) in &mut self.tasks {
+            if let State::Ended { trace, .. } = &mut task.state {
+                trace.position = Some(position);
+            }
+        }
+    }
+
     /// Stores `task` one version on.
     pub(crate) fn put(&mut self, mut task: Task) {
         let expected = task.version;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use taskmint_config::{Grant, Verb};
 use taskmint_id::SpiffeId;
-use taskmint_issuer::{AuthorityView, Cause, Issuer, Refused};
+use taskmint_issuer::{Announced, AuthorityView, Cause, Issuer, Method, Refused};
 use taskmint_model::{EntryId, Node, NodeState, Selectors, Task, TaskKind, Timestamp};
 use taskmint_store::{AuthorityState, KeyUse, TaskQuery};
 use taskmint_wire::admin::admin_server::Admin;
@@ -21,6 +21,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::admin_access::Access;
 use crate::limits::Limits;
 use crate::metrics::count;
+use crate::receipts::{self, Receipts};
 use crate::refusal::{deny, explained, status};
 use crate::requests::{self, duration, text};
 
@@ -42,6 +43,7 @@ pub(crate) struct AdminService {
 
 #[tonic::async_trait]
 impl Admin for AdminService {
+    type WaitTaskStream = Receipts;
     type WatchTasksStream = ReceiverStream<Result<task::TaskResponse, Status>>;
 
     async fn create_entries(
@@ -366,8 +368,10 @@ impl Admin for AdminService {
         let (access, task) = self
             .task(&request, &request.get_ref().task_id, Verb::Extend)
             .await?;
-        let ttl = Duration::from_millis(request.get_ref().ttl_ms);
-        let extended = self.issuer.extend(&access.principal, task.id, ttl).await;
+        let ask = request.get_ref();
+        let mark = requests::mark(Method::Extend, &ask.request_id, &[], || ask.clone())?;
+        let (who, ttl) = (&access.principal, Duration::from_millis(ask.ttl_ms));
+        let extended = self.issuer.extend(who, task.id, ttl, mark.as_ref()).await;
         answer(&extended.map_err(status)?)
     }
 
@@ -378,12 +382,11 @@ impl Admin for AdminService {
         let (access, task) = self
             .task(&request, &request.get_ref().task_id, Verb::Suspend)
             .await?;
-        let reason = text("reason", &request.get_ref().reason)?;
-        let suspended = self
-            .issuer
-            .suspend(&access.principal, task.id, &reason)
-            .await;
-        answer(&suspended.map_err(status)?)
+        let ask = request.get_ref();
+        let mark = requests::mark(Method::Suspend, &ask.request_id, &[], || ask.clone())?;
+        let (who, reason) = (&access.principal, text("reason", &ask.reason)?);
+        let suspended = self.issuer.suspend(who, task.id, &reason, mark.as_ref());
+        answer(&suspended.await.map_err(status)?)
     }
 
     async fn resume_task(
@@ -393,13 +396,12 @@ impl Admin for AdminService {
         let (access, task) = self
             .task(&request, &request.get_ref().task_id, Verb::Suspend)
             .await?;
-        answer(
-            &self
-                .issuer
-                .resume(&access.principal, task.id)
-                .await
-                .map_err(status)?,
-        )
+        let ask = request.get_ref();
+        let mark = requests::mark(Method::Resume, &ask.request_id, &[], || ask.clone())?;
+        let resumed = self
+            .issuer
+            .resume(&access.principal, task.id, mark.as_ref());
+        answer(&resumed.await.map_err(status)?)
     }
 
     async fn revoke_task(
@@ -414,6 +416,16 @@ impl Admin for AdminService {
         request: Request<task::EndRequest>,
     ) -> Result<Response<task::EndResponse>, Status> {
         self.end_task(request, Cause::COMPLETED).await
+    }
+
+    async fn wait_task(
+        &self,
+        request: Request<task::WaitRequest>,
+    ) -> Result<Response<Receipts>, Status> {
+        let ask = request.get_ref();
+        let (_, task) = self.task(&request, &ask.task_id, Verb::Read).await?;
+        let receipts = receipts::wait(&self.issuer, task, ask.timeout_ms, self.stop.clone());
+        receipts.map(Response::new)
     }
 
     async fn watch_tasks(
@@ -769,16 +781,19 @@ impl AdminService {
         let (access, found) = self
             .task(&request, &request.get_ref().task_id, Verb::End)
             .await?;
-        let reason = text("reason", &request.get_ref().reason)?;
+        let ask = request.get_ref();
+        let mark = requests::mark(requests::end_method(cause), &ask.request_id, &[], || {
+            ask.clone()
+        })?;
+        let (who, reason) = (&access.principal, text("reason", &ask.reason)?);
+        let announced = ask.wait.then(|| self.issuer.announce_wait());
         let ended = self
             .issuer
-            .end(&access.principal, found.id, cause, &reason)
+            .end_asked(who, found.id, cause, &reason, mark.as_ref())
             .await;
-        let (ended, position) = ended.map_err(status)?;
-        Ok(Response::new(task::EndResponse {
-            task: Some((&ended).into()),
-            position,
-        }))
+        let (ended, _) = ended.map_err(status)?;
+        announced.into_iter().for_each(Announced::linger);
+        receipts::end_response(&self.issuer, &ended).map(Response::new)
     }
 
     async fn remove_node(

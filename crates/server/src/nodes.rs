@@ -6,7 +6,10 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use taskmint_attest::{AttestError, Exchange, NodeAttestors, ServerContext};
 use taskmint_id::Kind;
-use taskmint_issuer::{AttestedNode, Issuer, NodeIdentity, Principal, RefusalKind, Refused};
+use taskmint_issuer::{
+    Announced, AttestedNode, Issuer, Method, NodeIdentity, Principal, RefusalKind, Refused,
+    RequestMark,
+};
 use taskmint_model::{Denial, Node};
 use taskmint_wire::node::nodes_server::Nodes;
 use taskmint_wire::{BadField, field, node, optional, task};
@@ -16,6 +19,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::connection::Connection;
 use crate::limits::Limits;
+use crate::receipts::{self, Receipts};
 use crate::refusal::{deny, explained, refusal, status};
 use crate::requests::{self, public_key, request_id, text};
 use crate::sessions;
@@ -40,6 +44,7 @@ pub(crate) struct NodeService {
 impl Nodes for NodeService {
     type AttestStream = ReceiverStream<Result<node::AttestResponse, Status>>;
     type SessionStream = ReceiverStream<Result<node::SessionResponse, Status>>;
+    type WaitTaskStream = Receipts;
 
     async fn attest(
         &self,
@@ -166,8 +171,14 @@ impl Nodes for NodeService {
         let ask = request.into_inner();
         let id = field("task_id", &ask.task_id)?;
         let who = requests::caller(&node, ask.caller.as_ref(), Some(id))?;
+        let (request_id, digest) = (&ask.request_id, &ask.request_digest);
+        let content = || node::ExtendTaskRequest {
+            caller: None,
+            ..ask.clone()
+        };
+        let mark = requests::mark(Method::Extend, request_id, digest, content)?;
         let ttl = Duration::from_millis(ask.ttl_ms);
-        let extended = self.issuer.extend(&who, id, ttl).await;
+        let extended = self.issuer.extend(&who, id, ttl, mark.as_ref()).await;
         self.task_answer(&node, &who, "task.extend", extended).await
     }
 
@@ -177,8 +188,9 @@ impl Nodes for NodeService {
     ) -> Result<Response<task::TaskResponse>, Status> {
         let node = self.node(&request).await?;
         let (who, id, ask) = change(&node, request.into_inner())?;
+        let mark = change_mark(Method::Suspend, &ask)?;
         let reason = text("reason", &ask.reason)?;
-        let suspended = self.issuer.suspend(&who, id, &reason).await;
+        let suspended = self.issuer.suspend(&who, id, &reason, mark.as_ref()).await;
         self.task_answer(&node, &who, "task.suspend", suspended)
             .await
     }
@@ -188,8 +200,9 @@ impl Nodes for NodeService {
         request: Request<node::ChangeTaskRequest>,
     ) -> Result<Response<task::TaskResponse>, Status> {
         let node = self.node(&request).await?;
-        let (who, id, _) = change(&node, request.into_inner())?;
-        let resumed = self.issuer.resume(&who, id).await;
+        let (who, id, ask) = change(&node, request.into_inner())?;
+        let mark = change_mark(Method::Resume, &ask)?;
+        let resumed = self.issuer.resume(&who, id, mark.as_ref()).await;
         self.task_answer(&node, &who, "task.resume", resumed).await
     }
 
@@ -210,13 +223,64 @@ impl Nodes for NodeService {
             }
             None => Principal::Node(node.id.clone()),
         };
-        match self.issuer.end(&who, id, cause, &reason).await {
-            Ok((task, position)) => Ok(Response::new(task::EndResponse {
-                task: Some((&task).into()),
-                position,
-            })),
+        let content = || node::EndTaskRequest {
+            caller: None,
+            acting_task_id: String::new(),
+            ..ask.clone()
+        };
+        let (method, digest) = (requests::end_method(cause), &ask.request_digest);
+        let mark = requests::mark(method, &ask.request_id, digest, content)?;
+        let announced = ask.wait.then(|| self.issuer.announce_wait());
+        let ended = self
+            .issuer
+            .end_asked(&who, id, cause, &reason, mark.as_ref());
+        match ended.await {
+            Ok((task, _)) => {
+                announced.into_iter().for_each(Announced::linger);
+                receipts::end_response(&self.issuer, &task).map(Response::new)
+            }
             Err(refused) => {
                 Err(explained(&self.issuer, &who, Some(&node.id), "task.end", refused).await)
+            }
+        }
+    }
+
+    async fn wait_task(
+        &self,
+        request: Request<task::WaitRequest>,
+    ) -> Result<Response<Receipts>, Status> {
+        let node = self.node(&request).await?;
+        let ask = request.into_inner();
+        let id = field("task_id", &ask.task_id)?;
+        let who = Principal::Node(node.id);
+        let task = self.issuer.visible_task(&who, id).await.map_err(status)?;
+        let receipts = receipts::wait(&self.issuer, task, ask.timeout_ms, self.stop.clone());
+        receipts.map(Response::new)
+    }
+
+    async fn recall_task(
+        &self,
+        request: Request<node::RecallTaskRequest>,
+    ) -> Result<Response<task::EndResponse>, Status> {
+        let node = self.node(&request).await?;
+        let ask = request.into_inner();
+        let who = requests::caller(&node, ask.caller.as_ref(), None)?;
+        let mark = requests::recall(&ask)?;
+        match self.issuer.recall(&who, &mark).await {
+            Ok(Some(task)) if task.is_ended() => {
+                receipts::end_response(&self.issuer, &task).map(Response::new)
+            }
+            Ok(Some(task)) => Ok(Response::new(task::EndResponse {
+                task: Some((&task).into()),
+                ..task::EndResponse::default()
+            })),
+            Ok(None) => Err(deny(
+                Code::NotFound,
+                "NO_SUCH_REQUEST",
+                "no such request was answered",
+            )),
+            Err(refused) => {
+                Err(explained(&self.issuer, &who, Some(&node.id), "task.recall", refused).await)
             }
         }
     }

@@ -438,6 +438,7 @@ fn not_live(task: Option<&task::Task>) -> Option<node::Refusal> {
 impl Nodes for Fake {
     type AttestStream = ReceiverStream<Result<node::AttestResponse, Status>>;
     type SessionStream = ReceiverStream<Result<node::SessionResponse, Status>>;
+    type WaitTaskStream = ReceiverStream<Result<task::Receipt, Status>>;
 
     async fn attest(
         &self,
@@ -649,6 +650,43 @@ impl Nodes for Fake {
         Ok(Response::new(task::EndResponse {
             task: Some(task),
             position: 7,
+            receipt: Some(receipt()),
+        }))
+    }
+
+    async fn wait_task(
+        &self,
+        request: Request<task::WaitRequest>,
+    ) -> Result<Response<Self::WaitTaskStream>, Status> {
+        let known = self.0.state.lock().tasks.contains_key(&request.get_ref().task_id);
+        if !known {
+            return Err(Denied::new(Code::NotFound, "NO_SUCH_TASK", "no such task").into());
+        }
+        let (out, receipts) = tokio::sync::mpsc::channel(2);
+        let last = task::Receipt {
+            r#final: true,
+            ..receipt()
+        };
+        for message in [receipt(), last] {
+            out.try_send(Ok(message)).expect("room for two");
+        }
+        Ok(Response::new(ReceiverStream::new(receipts)))
+    }
+
+    async fn recall_task(
+        &self,
+        request: Request<node::RecallTaskRequest>,
+    ) -> Result<Response<task::EndResponse>, Status> {
+        let ask = request.into_inner();
+        let recalled = self.state(|state| {
+            let id = state.requests.get(&ask.request_id).cloned()?;
+            state.tasks.get(&id).cloned()
+        });
+        let missing = || Denied::new(Code::NotFound, "NO_SUCH_REQUEST", "none").into();
+        Ok(Response::new(task::EndResponse {
+            task: Some(recalled.ok_or_else(missing)?),
+            position: 7,
+            receipt: None,
         }))
     }
 
@@ -889,5 +927,14 @@ impl AsyncWrite for Wire {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// A receipt that one agent has not given yet.
+fn receipt() -> task::Receipt {
+    task::Receipt {
+        position: 7,
+        not_yet_count: 1,
+        ..task::Receipt::default()
     }
 }

@@ -56,6 +56,11 @@ pub(crate) struct Pending {
 }
 
 impl Names {
+    /// Only counts.
+    pub(crate) const NONE: Self = Self {
+        applied: 0,
+        not_yet: 0,
+    };
     /// While somebody waits, and in the answer to an end.
     pub(crate) const PROGRESS: Self = Self {
         applied: 32,

@@ -334,8 +334,9 @@ fn frames_are_prompt_while_somebody_waits_and_the_last_to_hear_wakes_it() {
     let world = world();
     let listed = [1, 2].map(|number| world.enter(node(number)));
     assert_eq!(world.watchers.wanted(), 0);
-    let low = world.watchers.want(3);
-    let high = world.watchers.want(5);
+    let low = world.watchers.want(3, 2).unwrap();
+    let high = world.watchers.want(5, 2).unwrap();
+    assert!(world.watchers.want(9, 2).is_none());
     assert_eq!(world.watchers.wanted(), 5);
     let mut pending = world.watchers.pending(5);
     high.tally.need(high.tally.reached(), pending.len());

@@ -78,19 +78,22 @@ impl Tally {
 }
 
 impl Watchers {
-    /// Asks for prompt acknowledgements of `position`.
-    pub(crate) fn want(self: &Arc<Self>, position: u64) -> Wanting {
+    /// Asks for prompt acknowledgements of `position`, unless `most` callers do already.
+    pub(crate) fn want(self: &Arc<Self>, position: u64, most: usize) -> Option<Wanting> {
         let wants = &self.wants;
         let key = (position, wants.next.fetch_add(1, Ordering::Relaxed));
         let tally = Arc::<Tally>::default();
         let mut tallies = wants.tallies.lock();
+        if tallies.len() >= most {
+            return None;
+        }
         tallies.insert(key, Arc::clone(&tally));
         wants.publish(&tallies);
-        Wanting {
+        Some(Wanting {
             watchers: Arc::clone(self),
             key,
             tally,
-        }
+        })
     }
 
     /// Goes up whenever somebody comes, leaves, or a relay says who is behind it.
@@ -104,6 +107,12 @@ impl Wants {
         let highest = tallies.last_key_value();
         let highest = highest.map_or(0, |((position, _), _)| *position);
         self.highest.store(highest, Ordering::Release);
+    }
+}
+
+impl Wanting {
+    pub(crate) fn position(&self) -> u64 {
+        self.key.0
     }
 }
 

@@ -1,0 +1,348 @@
+//! Receipts: who has heard of an end, and by when nobody accepts the task any more (P18).
+//!
+//! The instant is the later of two. Verifiers that watch refuse once the last head without the end
+//! is too old to be believed; those that don't, once whatever was minted has expired. Neither
+//! depends on who is connected. Where something is not known, what stands in for it is later.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use taskmint_lifecycle::Changes;
+use taskmint_model::{EndTrace, State, Task, TaskId, TaskKind, Timestamp};
+use taskmint_store::{Change, Commit, Promise};
+use tokio::time::Instant;
+
+use crate::Issuer;
+use crate::live::Ending;
+use crate::refused::{RefusalKind, Refused};
+use crate::watchers::{Heard, Names, Pending, Wanting};
+
+/// How long a wait lasts unless it says otherwise.
+pub const WAIT: Duration = Duration::from_secs(30);
+
+/// The longest wait.
+pub const MAX_WAIT: Duration = Duration::from_secs(5 * 60);
+
+/// The most waits at once.
+const MAX_WAITS: usize = 4_096;
+
+/// The least pause between two receipts of one wait.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Those who left are looked at again this often: time alone takes them off the list.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long after an end its wait may begin, if it was announced with the end.
+const ANNOUNCED: Duration = Duration::from_secs(2);
+
+/// What verifiers were promised at most before promises were noted.
+const UNKNOWN_PROMISE: Duration = Duration::from_secs(6 * 60);
+
+/// Who has heard of an end, and by when nobody accepts the task any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// Position in the revocation log. Everything at or after it refuses the task, and everything
+    /// below it that ended with it.
+    pub position: u64,
+    /// When the task ended.
+    pub ended_at: Timestamp,
+    /// Who has applied it, and who has not.
+    pub heard: Heard,
+    /// From this instant on every verifier refuses the task and everything below it that ended with
+    /// it, whoever is connected. New handshakes and tokens, that is: connections which are open at
+    /// services that don't watch stay open.
+    pub dead_everywhere_by: Timestamp,
+    /// Nothing more will come of the wait.
+    pub is_final: bool,
+}
+
+/// A wait for everybody to hear of an end.
+#[derive(Debug)]
+pub struct Waiting {
+    issuer: Arc<Issuer>,
+    task: Task,
+    wanting: Wanting,
+    until: Instant,
+    pending: Pending,
+    shuffles: u64,
+    looked: Instant,
+    told: Option<[usize; 3]>,
+    is_over: bool,
+}
+
+/// Announces that an end that is about to be written will be waited for.
+#[derive(Debug)]
+pub struct Announced(Option<Wanting>);
+
+impl Issuer {
+    /// The receipt of a task's end, as of now. Names the first few of each list.
+    ///
+    /// # Errors
+    /// `NOT_ENDED`.
+    pub fn receipt(&self, task: &Task) -> Result<Receipt, Refused> {
+        self.receipt_naming(task, Names::PROGRESS)
+    }
+
+    fn receipt_naming(&self, task: &Task, names: Names) -> Result<Receipt, Refused> {
+        let State::Ended { at, trace, .. } = &task.state else {
+            let message = "the task has not ended, so nobody can have heard of its end";
+            return Err(Refused::new(RefusalKind::State, "NOT_ENDED", message).fix("end it first"));
+        };
+        let now = self.clock.now();
+        let position = self.position_of(trace);
+        Ok(Receipt {
+            position,
+            ended_at: *at,
+            heard: self.watchers.heard(position, names, now),
+            dead_everywhere_by: self.dead_by(task, trace, position, now),
+            is_final: false,
+        })
+    }
+
+    /// Ends that a version before this one wrote, and those of a log before this one, lie at or
+    /// before where this process began.
+    fn position_of(&self, trace: &EndTrace) -> u64 {
+        trace.position.unwrap_or(self.bounds.began_at)
+    }
+
+    fn dead_by(&self, task: &Task, trace: &EndTrace, position: u64, now: Timestamp) -> Timestamp {
+        let mut believed = self.signed.last_without(position, now) + self.promised_span();
+        if position <= self.bounds.began_at {
+            believed = believed.max(self.bounds.promised_until);
+        }
+        let expiry = trace.last_expiry.unwrap_or(task.times.limit);
+        if expiry == Timestamp::default() {
+            return believed;
+        }
+        believed.max(expiry + self.settings.leeway)
+    }
+
+    /// How long a verifier may believe a head that is signed now.
+    fn promised_span(&self) -> Duration {
+        self.settings.max_age + self.settings.drift_allowance
+    }
+
+    /// Waits until everybody who is waited for has applied the end of a task, and says how far they
+    /// are meanwhile. While it waits, frames ask for prompt acknowledgements.
+    ///
+    /// # Errors
+    /// `NOT_ENDED`, `TOO_LONG` beyond [`MAX_WAIT`], `TOO_MANY_WAITS`.
+    pub fn wait(
+        self: &Arc<Self>,
+        task: Task,
+        timeout: Option<Duration>,
+    ) -> Result<Waiting, Refused> {
+        let timeout = timeout.unwrap_or(WAIT);
+        if timeout > MAX_WAIT {
+            let message = format!("a wait lasts at most {} s", MAX_WAIT.as_secs());
+            return Err(Refused::new(RefusalKind::Invalid, "TOO_LONG", message)
+                .fix("wait again when the time is up"));
+        }
+        let position = self.receipt_naming(&task, Names::NONE)?.position;
+        let is_announced = self.watchers.wanted() >= position;
+        let wanting = self.watchers.want(position, MAX_WAITS).ok_or_else(|| {
+            let message = "too many wait already";
+            Refused::new(RefusalKind::Exhausted, "TOO_MANY_WAITS", message)
+        })?;
+        let now = Instant::now();
+        let mut waiting = Waiting {
+            issuer: Arc::clone(self),
+            task,
+            pending: self.watchers.pending(position),
+            shuffles: self.watchers.shuffles(),
+            wanting,
+            until: now + timeout,
+            looked: now,
+            told: None,
+            is_over: false,
+        };
+        waiting.look_for_pending();
+        // The head that covers the end has left by now, and asked for no hurry.
+        if waiting.pending.len() > 0 && !is_announced {
+            self.signed.nudge();
+        }
+        Ok(waiting)
+    }
+
+    /// The next end will be waited for: frames ask for prompt acknowledgements from its head on,
+    /// so that the wait needs no head of its own. To be held until the end is written.
+    pub fn announce_wait(&self) -> Announced {
+        Announced(self.watchers.want(self.newest() + 1, MAX_WAITS))
+    }
+
+    /// Writes into the ends that are about to be committed what bounds them. Nothing is minted
+    /// under them until the returned value is dropped.
+    pub(crate) fn trace_ends(&self, changes: &mut Changes, now: Timestamp) -> Ending<'_> {
+        let ended = changes.tasks.iter().map(|(task, _)| task);
+        let ended: Vec<_> = ended.filter(|task| task.is_ended()).collect();
+        let ending = self.live.ending(ended.iter().map(|task| task.id).collect());
+        let own = |task: &Task| {
+            let known = ending.last_expiry(task.id);
+            known.unwrap_or_else(|| task.times.limit.min(now + self.cap_of(task.kind)))
+        };
+        let mut last: HashMap<TaskId, Timestamp> =
+            ended.iter().map(|task| (task.id, own(task))).collect();
+        // Deepest first, so that each hands up what it got from below.
+        let mut upward: Vec<_> = ended
+            .iter()
+            .map(|task| (task.depth, task.id, task.parent))
+            .collect();
+        upward.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, id, parent) in upward {
+            let below = last.get(&id).copied().unwrap_or_default();
+            if let Some(above) = parent.and_then(|parent| last.get_mut(&parent)) {
+                *above = below.max(*above);
+            }
+        }
+        for (task, _) in &mut changes.tasks {
+            if let State::Ended { trace, .. } = &mut task.state {
+                trace.last_expiry = last.get(&task.id).copied();
+            }
+        }
+        ending
+    }
+
+    /// The longest that this process mints for a task of a kind.
+    fn cap_of(&self, kind: TaskKind) -> Duration {
+        let settings = &self.settings;
+        match kind {
+            TaskKind::Node => settings.node_ttl,
+            TaskKind::Server => settings.server_ttl,
+            TaskKind::Explicit | TaskKind::Implicit => {
+                settings.x509_ttl_cap.max(settings.jwt_ttl_cap)
+            }
+        }
+    }
+
+    /// The latest expiry of what an earlier process may have minted under a task that is live at
+    /// start.
+    pub(crate) fn expiry_at_start(&self, task: &Task, longest: Option<Duration>) -> Timestamp {
+        let at_most = match task.kind {
+            // Their deadline is their limit, and what they have lasts as long.
+            TaskKind::Node | TaskKind::Server => None,
+            TaskKind::Explicit | TaskKind::Implicit => longest,
+        };
+        let deadline = task.times.deadline;
+        at_most.map_or(deadline, |span| deadline.min(self.clock.now() + span))
+    }
+
+    /// Says durably how long verifiers may believe the heads to come, before the first is signed.
+    pub(crate) async fn promise(&self) -> Result<(), Refused> {
+        let promise = Promise {
+            span: self.promised_span(),
+            earlier_until: self.bounds.promised_until,
+        };
+        let commit = Commit {
+            changes: vec![Change::Promise(promise)],
+            ..Commit::default()
+        };
+        self.store.commit(commit).await?;
+        Ok(())
+    }
+}
+
+/// What this process can't know of those before it, and so bounds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// The log's newest position when it began.
+    pub(crate) began_at: u64,
+    /// Until when a verifier may believe a head that was signed before.
+    pub(crate) promised_until: Timestamp,
+}
+
+impl Bounds {
+    pub(crate) fn new(began_at: u64, before: Option<Promise>, now: Timestamp) -> Self {
+        let (span, earlier) = match before {
+            Some(before) => (before.span, before.earlier_until),
+            // Nothing was signed before the first record.
+            None if began_at == 0 => (Duration::ZERO, now),
+            None => (UNKNOWN_PROMISE, now),
+        };
+        Self {
+            began_at,
+            promised_until: earlier.max(now + span),
+        }
+    }
+}
+
+impl Announced {
+    /// The end is written; its wait may begin within a moment.
+    pub fn linger(self) {
+        let Some(wanting) = self.0 else { return };
+        tokio::spawn(async move {
+            tokio::time::sleep(ANNOUNCED).await;
+            drop(wanting);
+        });
+    }
+}
+
+impl Waiting {
+    /// The next receipt: the first at once, further ones when the counts change, at most every
+    /// 50 ms, and a final one, complete or not, with more names. Nothing after it.
+    pub async fn next(&mut self) -> Option<Receipt> {
+        if self.is_over {
+            return None;
+        }
+        loop {
+            if let Some(receipt) = self.look() {
+                return Some(receipt);
+            }
+            let pause = Instant::now() + PAUSE;
+            tokio::select! {
+                () = self.wanting.tally.done.notified() => {}
+                () = tokio::time::sleep_until(pause.min(self.until)) => {}
+            }
+        }
+    }
+
+    fn look(&mut self) -> Option<Receipt> {
+        let now = Instant::now();
+        let is_late = now >= self.until;
+        let mut changed = self.look_for_pending();
+        changed |= self.told.is_none() || now.duration_since(self.looked) >= LOOK;
+        if !changed && !is_late {
+            return None;
+        }
+        self.looked = now;
+        let mut receipt = self.receipt(Names::PROGRESS)?;
+        let heard = &receipt.heard;
+        let counts = [
+            heard.applied_count,
+            heard.applied_by_relay_count,
+            heard.not_yet_count,
+        ];
+        if is_late || heard.is_complete() {
+            receipt = self.receipt(Names::FINAL)?;
+            receipt.is_final = true;
+            self.is_over = true;
+            return Some(receipt);
+        }
+        if self.told.replace(counts) == Some(counts) {
+            return None;
+        }
+        Some(receipt)
+    }
+
+    /// Whether anybody applied it, came, or left since the last look.
+    fn look_for_pending(&mut self) -> bool {
+        let watchers = self.issuer.watchers();
+        let reached = self.wanting.tally.reached();
+        let shuffles = watchers.shuffles();
+        let mut changed = shuffles != self.shuffles;
+        if changed {
+            self.shuffles = shuffles;
+            self.pending = watchers.pending(self.wanting.position());
+        } else {
+            changed = self.pending.shrink();
+        }
+        self.wanting.tally.need(reached, self.pending.len());
+        changed
+    }
+
+    fn receipt(&mut self, names: Names) -> Option<Receipt> {
+        let receipt = self.issuer.receipt_naming(&self.task, names).ok();
+        self.is_over |= receipt.is_none();
+        receipt
+    }
+}
