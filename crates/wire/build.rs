@@ -10,6 +10,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "taskmint/node/v1/node.proto",
         "taskmint/revocation/v1/revocation.proto",
         "taskmint/admin/v1/admin.proto",
+        "envoy/service/secret/v3/sds.proto",
+        "envoy/service/auth/v3/external_auth.proto",
+        "envoy/extensions/transport_sockets/tls/v3/secret.proto",
     ];
     println!("cargo:rerun-if-changed={}", root.display());
     let descriptors = protox::compile(files, [root])?;

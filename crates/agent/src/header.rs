@@ -1,5 +1,6 @@
 //! The security header (WEP-06 to 08): what a request forged by way of a web page can't have. It is
-//! asked for on every request of every service on the workload socket.
+//! asked for on every request on the workload socket, but for what Envoy calls, which knows no such
+//! header.
 
 use std::task::{Context, Poll};
 
@@ -41,7 +42,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        if has_header(request.headers()) {
+        if is_envoys(request.uri().path()) || has_header(request.headers()) {
             return Either::Left(self.0.call(request));
         }
         let message = "the metadata `workload.spiffe.io: true` is missing, or not exactly that";
@@ -49,6 +50,11 @@ where
             .fix("use a SPIFFE client library, or add it to every call");
         Either::Right(ready(Ok(denial.status().into_http())))
     }
+}
+
+/// Envoy's own services: to none of them can a web page speak, for they need HTTP/2 and protobuf.
+fn is_envoys(path: &str) -> bool {
+    path.starts_with("/envoy.service.")
 }
 
 /// Exactly once, and exactly `true`.

@@ -14,6 +14,7 @@
 //! [`serve`] runs it with everything real; [`serve_with`] takes another way to the server.
 
 mod agent;
+mod asked;
 mod batch;
 mod begin;
 mod caller;
@@ -22,6 +23,7 @@ mod claims;
 mod configured;
 mod denial;
 mod ends;
+mod envoy;
 mod folders;
 mod header;
 mod holding;

@@ -8,6 +8,8 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use taskmint_attest::DuplicateName;
 use taskmint_daemon::{Failure, Tasks, health};
+use taskmint_wire::envoy::auth::authorization_server::AuthorizationServer;
+use taskmint_wire::envoy::secret::secret_discovery_service_server::SecretDiscoveryServiceServer;
 use taskmint_wire::node;
 use taskmint_wire::revocation::revocation_server::RevocationServer;
 use taskmint_wire::task::tasks_server::TasksServer;
@@ -21,6 +23,7 @@ use tonic::transport::Server;
 use crate::agent::{Agent, Work};
 use crate::caller::Scope;
 use crate::ends;
+use crate::envoy::{Authorization, Secrets};
 use crate::folders::Services;
 use crate::header::SecurityHeader;
 use crate::identity::{StateDir, StateError};
@@ -210,10 +213,16 @@ fn workload_server(
 ) -> Result<Serving, ServeError> {
     let api = SpiffeWorkloadApiServer::new(WorkloadApi(Arc::clone(agent)))
         .max_decoding_message_size(MAX_REQUEST);
+    let secrets = SecretDiscoveryServiceServer::new(Secrets(Arc::clone(agent)))
+        .max_decoding_message_size(MAX_REQUEST);
+    let authorization = AuthorizationServer::new(Authorization::new(Arc::clone(agent)))
+        .max_decoding_message_size(MAX_REQUEST);
     let reflection = reflection::workload_api().map_err(ServeError::Reflection)?;
     let router = bounded(settings)
         .layer(SecurityHeader)
         .add_service(api)
+        .add_service(secrets)
+        .add_service(authorization)
         .add_service(reflection);
     let stop = agent.shutdown.requested();
     Ok(Box::pin(router.serve_with_incoming_shutdown(

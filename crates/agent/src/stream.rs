@@ -27,7 +27,7 @@ use crate::view::{Missing, not_live, starting};
 const RETRY: Duration = Duration::from_secs(5);
 
 /// The longest pause between two looks.
-const LOOK: Duration = Duration::from_secs(3600);
+pub(crate) const LOOK: Duration = Duration::from_secs(3600);
 
 /// How often a task's successor is thought of: the rule itself says when it is due.
 const SUCCESSION: Duration = Duration::from_secs(60);
@@ -228,13 +228,26 @@ fn matched(
         .collect()
 }
 
-/// X.509-SVIDs of all tasks that the caller sees.
-pub(crate) async fn x509_svids(
-    agent: Arc<Agent>,
-    caller: Caller,
-) -> Result<Look<workload::X509svidResponse>, Status> {
+/// SVIDs of all tasks that a caller sees, with their hints.
+pub(crate) struct Have {
+    pub(crate) svids: Vec<(Held, Arc<Svid>, String)>,
+    pub(crate) bundle: Arc<Bundle>,
+    pub(crate) print: Print,
+    /// When to look again.
+    pub(crate) next: Timestamp,
+}
+
+/// What the caller has now; at least one.
+///
+/// # Errors
+/// Why it has nothing at all.
+pub(crate) async fn have(
+    agent: &Arc<Agent>,
+    caller: &Caller,
+    action: &'static str,
+) -> Result<Have, Status> {
     let bundle = agent.knowledge.bundle().ok_or_else(starting)?;
-    let mut view = agent.view(&caller).await?;
+    let mut view = agent.view(caller).await?;
     if view.tasks.len() > MAX_SVIDS {
         let all = view.tasks.len();
         tracing::warn!(process = %caller.process(), all, "only the first {MAX_SVIDS} SVIDs fit");
@@ -244,10 +257,10 @@ pub(crate) async fn x509_svids(
     let mut next = agent.clock.now() + if view.is_incomplete() { RETRY } else { LOOK };
     let mut have = Vec::new();
     let mut failed = None;
-    for (held, fetched) in view.tasks.iter().zip(fetched) {
+    for (held, fetched) in view.tasks.into_iter().zip(fetched) {
         match fetched {
             Ok(Fetched { svid, ask_again }) => {
-                next = next.min(ask_again).min(look_at(&agent, held));
+                next = next.min(ask_again).min(look_at(agent, &held));
                 have.push((held, svid));
             }
             Err(status) => {
@@ -257,41 +270,52 @@ pub(crate) async fn x509_svids(
         }
     }
     if have.is_empty() {
-        return Err(nothing(
-            &agent,
-            &caller,
-            "FetchX509SVID",
-            failed,
-            view.missing,
-        ));
+        return Err(nothing(agent, caller, action, failed, view.missing));
     }
     let hints = hints(&hinted(&have, &view.entries));
-    let der = bundle.x509_der();
-    let svids = have
-        .iter()
-        .zip(&hints)
-        .map(|((held, svid), hint)| workload::X509svid {
-            spiffe_id: held.task.spiffe_id.to_string(),
-            x509_svid: svid.certificate.clone(),
-            x509_svid_key: svid.key.to_vec(),
-            bundle: der.clone(),
-            hint: hint.clone(),
-        });
+    let svids: Vec<_> = have
+        .into_iter()
+        .zip(hints)
+        .map(|((held, svid), hint)| (held, svid, hint))
+        .collect();
+    let prints = svids.iter();
+    let prints = prints.map(|(held, svid, hint)| (held.task.id, svid.number, hint.clone()));
+    let print = Print {
+        svids: prints.collect(),
+        ..print_of(&bundle)
+    };
+    Ok(Have {
+        svids,
+        bundle,
+        print,
+        next,
+    })
+}
+
+/// X.509-SVIDs of all tasks that the caller sees.
+pub(crate) async fn x509_svids(
+    agent: Arc<Agent>,
+    caller: Caller,
+) -> Result<Look<workload::X509svidResponse>, Status> {
+    let have = have(&agent, &caller, "FetchX509SVID").await?;
+    let der = have.bundle.x509_der();
+    let svids = have.svids.iter();
+    let svids = svids.map(|(held, svid, hint)| workload::X509svid {
+        spiffe_id: held.task.spiffe_id.to_string(),
+        x509_svid: svid.certificate.clone(),
+        x509_svid_key: svid.key.to_vec(),
+        bundle: der.clone(),
+        hint: hint.clone(),
+    });
     let message = workload::X509svidResponse {
         svids: svids.collect(),
         crl: Vec::new(),
         federated_bundles: HashMap::new(),
     };
-    let prints = have.iter().zip(&hints);
-    let svids = prints.map(|((held, svid), hint)| (held.task.id, svid.number, hint.clone()));
-    let print = Print {
-        svids: svids.collect(),
-        ..print_of(&bundle)
-    };
     Ok(Look {
         message,
-        print,
-        next,
+        print: have.print,
+        next: have.next,
     })
 }
 
@@ -329,12 +353,16 @@ pub(crate) async fn jwt_bundles(
     })
 }
 
-fn entitled(agent: &Agent, caller: &Caller, action: &'static str) -> Result<Arc<Bundle>, Status> {
+pub(crate) fn entitled(
+    agent: &Agent,
+    caller: &Caller,
+    action: &'static str,
+) -> Result<Arc<Bundle>, Status> {
     agent.entitle(caller, action)?;
     agent.knowledge.bundle().ok_or_else(starting)
 }
 
-fn print_of(bundle: &Arc<Bundle>) -> Print {
+pub(crate) fn print_of(bundle: &Arc<Bundle>) -> Print {
     Print {
         svids: Vec::new(),
         bundle: Some(Arc::clone(bundle)),
@@ -359,7 +387,7 @@ fn look_at(agent: &Agent, held: &Held) -> Timestamp {
     }
 }
 
-fn hinted<'a>(have: &'a [(&Held, Arc<Svid>)], entries: &'a Entries) -> Vec<Hinted<'a>> {
+fn hinted<'a>(have: &'a [(Held, Arc<Svid>)], entries: &'a Entries) -> Vec<Hinted<'a>> {
     let hint = |held: &Held| held.task.entry.and_then(|id| entries.get(id));
     have.iter()
         .map(|(held, _)| Hinted {

@@ -18,7 +18,7 @@ use crate::agent::Agent;
 use crate::begin::fault;
 use crate::caller::{Caller, Connection};
 use crate::claims;
-use crate::denial::Denial;
+use crate::denial::{Denial, chain};
 use crate::holding::Held;
 use crate::order::{Hinted, hints};
 use crate::stream::{Look, Stream, jwt_bundles, nothing, without_task, x509_bundles, x509_svids};
@@ -238,18 +238,4 @@ fn spiffe_id(text: &str) -> Result<Option<SpiffeId>, Status> {
     let read = SpiffeId::parse(text);
     read.map(Some)
         .map_err(|error| Denial::invalid("BAD_SPIFFE_ID", error.to_string()).status())
-}
-
-/// An error with all its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }

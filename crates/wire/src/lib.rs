@@ -61,5 +61,18 @@ pub mod workload {
     tonic::include_proto!("_");
 }
 
+mod envoy_generated;
+
+/// What Envoy speaks: secret discovery and external authorization, in part.
+pub mod envoy {
+    pub use crate::envoy_generated::envoy::config::core::v3 as core;
+    pub use crate::envoy_generated::envoy::extensions::transport_sockets::tls::v3 as tls;
+    pub use crate::envoy_generated::envoy::service::auth::v3 as auth;
+    pub use crate::envoy_generated::envoy::service::discovery::v3 as discovery;
+    pub use crate::envoy_generated::envoy::service::secret::v3 as secret;
+    pub use crate::envoy_generated::envoy::r#type::v3 as status;
+    pub use crate::envoy_generated::google::rpc;
+}
+
 /// All descriptors, for server reflection (WEP-23).
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
