@@ -5,8 +5,8 @@ use clap::{Parser, Subcommand};
 use crate::context::{Context, Global};
 use crate::exit::{self, Failure};
 use crate::{
-    audit, authority, backup, bar, bundle, config, denial, dev, entry, node, run, status, svid,
-    task, token, watcher,
+    audit, authority, backup, bar, bundle, config, denial, dev, entry, helper, node, run, status,
+    svid, task, token, watcher,
 };
 
 /// SPIFFE identities that live exactly as long as a task.
@@ -27,6 +27,8 @@ pub enum Command {
     Dev(dev::Dev),
     /// Run a command under a task of its own, which ends with it.
     Run(run::Run),
+    /// Keep certificate, key, bundle and CRLs in files, and tell a program of changes.
+    Helper(helper::Helper),
     /// Tasks: begin, list, show, end.
     #[command(subcommand)]
     Task(task::Command),
@@ -83,6 +85,7 @@ impl Command {
         match self {
             Self::Dev(_) => Err(Failure::usage("`dev` has a process of its own")),
             Self::Run(run) => run.execute(context).await,
+            Self::Helper(helper) => helper.execute(context).await,
             Self::Task(command) => command.execute(context).await,
             Self::Entry(command) => command.execute(context).await,
             Self::Node(command) => command.execute(context).await,

@@ -17,6 +17,7 @@ mod denial;
 mod dev;
 mod entry;
 pub mod exit;
+mod helper;
 mod node;
 pub mod output;
 mod run;

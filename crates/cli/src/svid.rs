@@ -9,6 +9,8 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
+pub(crate) use fetch::pem;
+
 use crate::context::Context;
 use crate::exit::Failure;
 

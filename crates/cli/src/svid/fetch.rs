@@ -124,7 +124,8 @@ fn write_file(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
     std::fs::rename(new, path)
 }
 
-fn pem(label: &str, der: &[u8]) -> String {
+/// PEM, in lines of 64.
+pub(crate) fn pem(label: &str, der: &[u8]) -> String {
     let encoded = Zeroizing::new(BASE64_STANDARD.encode(der));
     // Made whole at first, so that no copy of a key is left behind when it grows.
     let mut text = String::with_capacity(encoded.len() + encoded.len() / 64 + 80);

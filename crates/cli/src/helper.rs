@@ -1,0 +1,187 @@
+//! `taskmint helper`: keeps certificate, key, bundle and revocation lists in files, fresh, for a
+//! program that knows nothing of the Workload API, and tells it when they have changed.
+
+mod files;
+mod tell;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use futures::StreamExt as _;
+use sd_notify::NotifyState;
+use taskmint_client::{CallError, X509Context, X509Svid};
+use taskmint_model::{Entropy, SystemEntropy};
+use tokio::signal::unix::{SignalKind, signal};
+use tonic::Code;
+
+use crate::context::Context;
+use crate::exit::Failure;
+use crate::output::{Record, note};
+use files::{Access, Files};
+use tell::Tell;
+
+/// The longest pause before the agent is called again.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// Keep certificate, key, bundle and CRLs in files, and tell a program when they have changed.
+///
+/// The files are `svid.pem`, `key.pem`, `bundle.pem` and, where the entry has `crl`, `crl.pem`. They
+/// are links below one that is switched in a single rename, so that a reader never sees the key of
+/// one certificate beside another.
+///
+/// It ends with exit code 2 when its task does, and leaves the files, unless it shall remove them.
+#[derive(Args, Clone, Debug)]
+pub struct Helper {
+    /// Where the files go; made if it is not there.
+    #[arg(long, value_name = "FOLDER")]
+    dir: PathBuf,
+    /// Which identity, if there are several; the first otherwise.
+    #[arg(long, value_name = "ID")]
+    spiffe_id: Option<String>,
+    /// Mode of the key, in octal; the others can be read by all.
+    #[arg(long, value_name = "MODE", default_value = "0600", value_parser = files::mode)]
+    key_mode: u32,
+    /// Owner of the files: `user`, `user:group` or `:group`, by name or number.
+    #[arg(long, value_name = "OWNER", value_parser = files::owner)]
+    owner: Option<files::Owner>,
+    /// File with the id of the process to signal after a change.
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
+    /// Which signal.
+    #[arg(long, value_name = "SIGNAL", default_value = "HUP", requires = "pid_file", value_parser = tell::signal)]
+    signal: nix::sys::signal::Signal,
+    /// Write once, and end.
+    #[arg(long)]
+    once: bool,
+    /// Remove the files when the task has ended.
+    #[arg(long)]
+    remove: bool,
+    /// Command to run after a change, for example `-- nginx -s reload`.
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+impl Helper {
+    pub(crate) async fn execute(self, context: &mut Context) -> Result<(), Failure> {
+        let access = Access {
+            key_mode: self.key_mode,
+            owner: self.owner.clone(),
+        };
+        let files = Files::open(&self.dir, access)
+            .with_context(|| format!("cannot use `{}`", self.dir.display()))?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(anyhow::Error::from)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(anyhow::Error::from)?;
+        let keep = self.keep(context, &files);
+        let kept = tokio::select! {
+            kept = keep => kept,
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+        };
+        if self.remove && kept.is_err() {
+            let removed = files.remove();
+            removed.with_context(|| format!("cannot empty `{}`", self.dir.display()))?;
+        }
+        kept
+    }
+
+    /// Until the task has ended, or once.
+    async fn keep(&self, context: &mut Context, files: &Files) -> Result<(), Failure> {
+        let tell = Tell {
+            command: self.command.clone(),
+            process: self.pid_file.clone().map(|file| (file, self.signal)),
+        };
+        let mut failures = 0;
+        loop {
+            let over = self.follow(context, files, &tell, &mut failures).await;
+            match over {
+                Ok(()) if self.once => return Ok(()),
+                Ok(()) => note("the agent ended the stream"),
+                Err(failure) if self.once || is_final(&failure) => return Err(failure),
+                // What is written stays good until it expires.
+                Err(failure) => note(failure.text()),
+            }
+            failures += 1;
+            tokio::time::sleep(pause(failures)).await;
+        }
+    }
+
+    /// Writes whatever one stream brings.
+    async fn follow(
+        &self,
+        context: &mut Context,
+        files: &Files,
+        tell: &Tell,
+        failures: &mut u32,
+    ) -> Result<(), Failure> {
+        let mut contexts = context.workload().await?.x509_contexts().await?;
+        while let Some(fetched) = contexts.next().await {
+            let fetched = fetched?;
+            let svid = self.chosen(&fetched)?;
+            *failures = 0;
+            let changed = files
+                .write(svid, &fetched)
+                .with_context(|| format!("cannot write to `{}`", self.dir.display()))?;
+            if !changed {
+                continue;
+            }
+            // Without a service manager that does nothing.
+            if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+                note(format_args!(
+                    "the service manager does not hear us: {error}"
+                ));
+            }
+            let told = tell.tell().await;
+            let record = written(svid, fetched.crls.len(), &told);
+            context.out.next(
+                &[
+                    ("SPIFFE ID", "spiffe_id"),
+                    ("CRLS", "crls"),
+                    ("TOLD", "told"),
+                ],
+                &record,
+            )?;
+            if self.once {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn chosen<'a>(&self, fetched: &'a X509Context) -> Result<&'a X509Svid, Failure> {
+        let wanted = |svid: &&X509Svid| {
+            let id = self.spiffe_id.as_deref();
+            id.is_none_or(|id| svid.spiffe_id.as_str() == id)
+        };
+        fetched.svids.iter().find(wanted).ok_or_else(|| {
+            let id = self.spiffe_id.as_deref().unwrap_or_default();
+            Failure::NotFound(format!("this process has no identity `{id}`"))
+        })
+    }
+}
+
+fn written(svid: &X509Svid, crls: usize, told: &str) -> Record {
+    Record::new()
+        .text("spiffe_id", svid.spiffe_id.as_str())
+        .number("crls", crls as u64)
+        .text("told", told)
+}
+
+/// Asking again would not change it.
+fn is_final(failure: &Failure) -> bool {
+    let denied =
+        |error: &CallError| matches!(error.code, Code::PermissionDenied | Code::InvalidArgument);
+    match failure {
+        Failure::Call(error) => denied(error),
+        Failure::NotFound(_) | Failure::Usage(_) => true,
+        _ => false,
+    }
+}
+
+/// Doubles, with jitter: many helpers lose one agent at the same instant.
+fn pause(failures: u32) -> Duration {
+    let full = Duration::from_millis(100 << failures.min(6)).min(LONGEST);
+    let jitter = u64::from(u16::from_be_bytes((&SystemEntropy as &dyn Entropy).array()));
+    full / 2 + full.mul_f64(jitter as f64 / f64::from(u16::MAX)) / 2
+}

@@ -1,0 +1,114 @@
+//! Telling a program that its files have changed. That this failed is said, and the files stay.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::Command;
+
+use crate::output::note;
+
+/// How long a command may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Whom to tell, and how.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tell {
+    pub(super) command: Vec<String>,
+    pub(super) process: Option<(PathBuf, Signal)>,
+}
+
+/// A signal by its name, with or without `SIG`.
+pub(super) fn signal(text: &str) -> Result<Signal, String> {
+    let name = text.to_ascii_uppercase();
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    format!("SIG{name}")
+        .parse()
+        .map_err(|_| format!("`{text}` is no signal"))
+}
+
+impl Tell {
+    /// Signals the process and runs the command; says what came of it.
+    pub(super) async fn tell(&self) -> String {
+        let mut told = Vec::new();
+        if let Some((file, signal)) = &self.process {
+            told.push(outcome(signal.as_str(), send(file, *signal)));
+        }
+        if let Some((program, arguments)) = self.command.split_first() {
+            told.push(outcome(program, run(program, arguments).await));
+        }
+        told.join(", ")
+    }
+}
+
+fn outcome(what: &str, outcome: Result<(), String>) -> String {
+    match outcome {
+        Ok(()) => what.to_owned(),
+        Err(why) => {
+            note(format_args!("{what}: {why}"));
+            format!("{what} failed")
+        }
+    }
+}
+
+fn send(file: &Path, signal: Signal) -> Result<(), String> {
+    let text = std::fs::read_to_string(file);
+    let text = text.map_err(|error| format!("cannot read `{}`: {error}", file.display()))?;
+    let process = text.trim().parse().ok().filter(|pid: &i32| *pid > 1);
+    let process =
+        process.ok_or_else(|| format!("there is no process id in `{}`", file.display()))?;
+    kill(Pid::from_raw(process), signal).map_err(|error| format!("process {process}: {error}"))
+}
+
+async fn run(program: &str, arguments: &[String]) -> Result<(), String> {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null());
+    // Standard output is what this process says itself.
+    command.stdout(Stdio::from(std::io::stderr()));
+    let mut child = command
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    match tokio::time::timeout(PATIENCE, child.wait()).await {
+        Ok(Ok(status)) if status.success() => Ok(()),
+        Ok(Ok(status)) => Err(status.to_string()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!(
+            "took longer than {} s, and was killed",
+            PATIENCE.as_secs()
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_names() {
+        assert_eq!(signal("HUP"), Ok(Signal::SIGHUP));
+        assert_eq!(signal("sigusr1"), Ok(Signal::SIGUSR1));
+        assert!(signal("9").is_err());
+        assert!(signal("SIGSIGHUP").is_err());
+    }
+
+    #[tokio::test]
+    async fn what_can_not_be_told_is_said_and_is_no_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pid");
+        for text in ["", "x", "0", "-1", "1"] {
+            std::fs::write(&file, text).unwrap();
+            assert!(send(&file, Signal::SIGHUP).is_err(), "`{text}`");
+        }
+        let command = |words: &[&str]| Tell {
+            command: words.iter().map(ToString::to_string).collect(),
+            process: None,
+        };
+        assert_eq!(command(&["true"]).tell().await, "true");
+        assert_eq!(command(&["false"]).tell().await, "false failed");
+        assert_eq!(command(&["/no/such"]).tell().await, "/no/such failed");
+        assert_eq!(command(&[]).tell().await, "");
+    }
+}
