@@ -368,7 +368,7 @@ fn entries_can_be_shown_and_created_again() {
 fn a_held_task_is_suspended_resumed_and_revoked_by_an_operator() {
     let dev = Dev::start(&[]);
     let mut begin = dev.command(&["task", "begin", "--purpose", "held", "-o", "json"]);
-    let begin = begin
+    let mut begin = begin
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -376,7 +376,11 @@ fn a_held_task_is_suspended_resumed_and_revoked_by_an_operator() {
     let deadline = Instant::now() + Duration::from_secs(30);
     let held = || dev.json(&["task", "list", "--admin"]);
     while held().as_array().unwrap().is_empty() {
-        assert!(Instant::now() < deadline, "no task began");
+        let over = begin.try_wait().unwrap().is_some() || Instant::now() > deadline;
+        if over {
+            drop(begin.kill());
+            panic!("no task began: {:?}", begin.wait_with_output().unwrap());
+        }
     }
     let id = dev.task("held")["id"].as_str().unwrap().to_owned();
     let task = |verb: &str| dev.json(&["task", verb, "--admin", &id]);
