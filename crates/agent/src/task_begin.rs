@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use taskmint_id::SpiffeId;
+use taskmint_id::csr::key_of_csr;
 use taskmint_model::bounded;
 use taskmint_wire::{Denied, authority_from_wire, node, task};
 use tonic::{Code, Status};
@@ -12,7 +13,7 @@ use crate::begin::{Beginning, Begun, fault};
 use crate::caller::{Caller, Connection, Scope};
 use crate::denial::Denial;
 use crate::ends::End;
-use crate::key::{PrivateKey, csr_spki};
+use crate::key::PrivateKey;
 use crate::ruling::task_id;
 use crate::task_read::svid;
 use crate::view::starting;
@@ -274,7 +275,8 @@ fn binding(request: &task::BeginRequest, connection: &Connection) -> Result<task
 
 /// The public key of a CSR that its owner signed.
 pub(crate) fn csr_key(csr: &[u8]) -> Result<Vec<u8>, Status> {
-    csr_spki(csr).map_err(|error| bad("BAD_CSR", format!("the csr {error}")))
+    let key = key_of_csr(csr).map_err(|error| bad("BAD_CSR", format!("the csr {error}")))?;
+    Ok(key.to_spki_der().to_vec())
 }
 
 /// A request id is absent, or sixteen octets that are not all zero.

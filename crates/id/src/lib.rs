@@ -4,12 +4,14 @@
 //! - [`TrustDomain`], [`SpiffeId`], [`PathPrefix`]: names, by SPIFFE-ID.md section 2.
 //! - [`jwk`]: P-256 public keys as SPKI and JWK, with thumbprints.
 //! - [`bundle`]: trust bundles and bundle maps in SPIFFE JSON.
+//! - [`csr`]: keys that their owner keeps.
 //! - [`jws`]: what a compact JWT-SVID says, before anyone vouches for it.
 //!
 //! Every parser here takes input from strangers: sizes are bounded before work is spent, JSON
 //! members given twice are refused, and no input panics.
 
 pub mod bundle;
+pub mod csr;
 mod json;
 pub mod jwk;
 pub mod jws;
