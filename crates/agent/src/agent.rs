@@ -58,6 +58,8 @@ pub(crate) struct Agent {
     pub(crate) status: Status,
     /// The bundle as the agent's own watch of the revocation log uses it.
     pub(crate) trust: Trust,
+    /// See [`Settings`].
+    pub(crate) drift_allowance: Option<std::time::Duration>,
     pub(crate) sockets: Sockets,
     ends: mpsc::UnboundedSender<End>,
 }
@@ -118,6 +120,7 @@ impl Agent {
             folders: Folders::new(settings.sockets.task_dir.clone()),
             status: Status::default(),
             trust: Trust::default(),
+            drift_allowance: settings.drift_allowance,
             sockets: settings.sockets.clone(),
             ends,
             clock,

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use taskmint_id::TrustDomain;
 use taskmint_model::{Clock, Entropy, SystemClock, SystemEntropy};
@@ -27,6 +28,9 @@ pub struct Settings {
     pub http_listen: Option<SocketAddr>,
     /// What bounds callers.
     pub limits: Limits,
+    /// How far this machine's clock may drift from the server's between two comparisons, for the
+    /// agent's own watch of the revocation log (P17); unset: as every verifier's by default.
+    pub drift_allowance: Option<Duration>,
     /// What the unix attestor looks at.
     pub unix: taskmint_workload_unix::Config,
     /// The wall clock.
@@ -125,6 +129,7 @@ impl Settings {
             },
             http_listen: None,
             limits: Limits::default(),
+            drift_allowance: None,
             unix: taskmint_workload_unix::Config::default(),
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),

@@ -25,7 +25,8 @@ impl Agent {
         }
         let source = Source::Relay(self.sockets.revocation.clone());
         let name = format!("agent of {}", identity.id);
-        let options = Options::new(identity.trust_domain().clone(), source, name);
+        let mut options = Options::new(identity.trust_domain().clone(), source, name);
+        options.drift_allowance = self.drift_allowance;
         let (trust, entropy) = (self.trust.clone(), Arc::clone(&self.entropy));
         match Watch::start(options, trust, Arc::new(SystemClocks), entropy) {
             // Two sessions at once there are not; if there were, one watch would be enough.

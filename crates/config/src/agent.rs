@@ -45,6 +45,8 @@ pub struct AgentConfig {
     pub log: Log,
     /// What bounds callers.
     pub limits: AgentLimits,
+    /// How it follows the revocation log.
+    pub revocation: AgentRevocation,
     /// How workloads are told apart.
     pub workload_attestors: WorkloadAttestors,
 }
@@ -105,8 +107,23 @@ pub struct AgentLimits {
     pub max_connections: u32,
     /// Connections at the same time by one uid.
     pub max_connections_per_uid: u32,
+    /// Calls at the same time on one connection, streams included.
+    pub max_calls_per_connection: u32,
+    /// Watches of the revocation log at the same time.
+    pub max_watches: u32,
+    /// Watches at the same time by one uid.
+    pub max_watches_per_uid: u32,
+    /// Tasks that begin at the same time.
+    pub max_begins: u32,
     /// How often one process may ask.
     pub per_caller: Rate,
+}
+
+/// How the agent follows the revocation log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AgentRevocation {
+    /// How far its clock may drift from the server's between two nonces (P17).
+    pub drift_allowance: Duration,
 }
 
 /// How workloads are told apart.
@@ -189,6 +206,7 @@ impl Schema for AgentConfig {
             .or(Duration::from_secs(10));
         let log = reader.table("log", Log::read);
         let limits = reader.table("limits", AgentLimits::read);
+        let revocation = reader.table("revocation", AgentRevocation::read);
         let unix = |reader: &mut Reader<'_, '_>| reader.table("unix", UnixAttestor::read);
         let unix = reader.table("workload_attestors", unix);
         Some(Self {
@@ -202,6 +220,7 @@ impl Schema for AgentConfig {
             grace,
             log,
             limits,
+            revocation,
             workload_attestors: WorkloadAttestors { unix },
         })
     }
@@ -333,11 +352,41 @@ impl AgentLimits {
             );
             reader.mistake("max_connections_per_uid", text);
         }
+        // An SVID stream, a bundle stream and a call in hand must fit side by side.
+        let calls = reader
+            .value("max_calls_per_connection")
+            .within(8..=65_536)
+            .or(128);
+        let max_watches = reader.value("max_watches").within(1..=65_536).or(1_024);
+        let per_uid = reader.value("max_watches_per_uid").within(1..=65_536);
+        let max_watches_per_uid = per_uid.or(32);
+        if max_watches_per_uid > max_watches {
+            let text =
+                format!("more than `max_watches`, which is {max_watches}: write at most that");
+            reader.mistake("max_watches_per_uid", text);
+        }
+        let max_begins = reader.value("max_begins").within(1..=65_536).or(256);
         let per_caller = reader.table("per_caller", |reader| Rate::read(reader, caller));
         Self {
             max_connections,
             max_connections_per_uid,
+            max_calls_per_connection: calls,
+            max_watches,
+            max_watches_per_uid,
+            max_begins,
             per_caller,
+        }
+    }
+}
+
+impl AgentRevocation {
+    fn read(reader: &mut Reader<'_, '_>) -> Self {
+        // The upper bound is every verifier's: what an ended task may outlive counts with it.
+        let drift = reader
+            .value("drift_allowance")
+            .within(Duration::from_millis(10)..=Duration::from_secs(2));
+        Self {
+            drift_allowance: drift.or(Duration::from_secs(1)),
         }
     }
 }

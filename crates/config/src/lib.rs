@@ -35,8 +35,8 @@ mod types;
 mod value;
 
 pub use agent::{
-    AgentConfig, AgentLimits, NodeAttestor, Server, UnixAttestor, WorkloadAttestors,
-    WorkloadSockets,
+    AgentConfig, AgentLimits, AgentRevocation, NodeAttestor, Server, UnixAttestor,
+    WorkloadAttestors, WorkloadSockets,
 };
 pub use mistake::{Mistake, Mistakes, Place};
 pub use overrides::Overrides;

@@ -35,6 +35,10 @@ use crate::place::{Generation, LogId, Place};
 use crate::record::{Cause, ChainHash};
 use crate::verdict::{Refusal, Verdict, decide};
 
+/// The largest [`Config::drift_allowance`]. A verifier may be stricter and never laxer: the instant
+/// by which nobody accepts an ended task counts with it (protocol P18).
+pub const MAX_DRIFT_ALLOWANCE: Duration = Duration::from_secs(2);
+
 /// What a verifier insists on.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -46,7 +50,8 @@ pub struct Config {
     pub staleness: Option<Duration>,
     /// Added where a place's hour is held against the largest limit.
     pub leeway: Duration,
-    /// How far the server's clock and ours may part before a new nonce is due.
+    /// How far the server's clock and ours may part before statuses no longer count; at half of it
+    /// a new nonce is due. More than [`MAX_DRIFT_ALLOWANCE`] counts as that; zero closes for good.
     pub drift_allowance: Duration,
     /// How fast they part at worst, in millionths. Zero: not at all.
     pub drift_rate: u32,

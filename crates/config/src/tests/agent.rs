@@ -47,6 +47,22 @@ fn every_mistake_says_where_and_what_to_write() {
             "a:1:2: `limits.max_connections_per_uid`: more than `max_connections`, which is 5: write at most that",
         ),
         (
+            "limits.max_calls_per_connection = 2",
+            "a:1:35: `limits.max_calls_per_connection`: 2 is out of range: write 8 to 65536",
+        ),
+        (
+            "limits.max_watches = 3",
+            "a:1:1: `limits.max_watches_per_uid`: more than `max_watches`, which is 3: write at most that",
+        ),
+        (
+            "limits.max_begins = 0",
+            "a:1:21: `limits.max_begins`: 0 is out of range: write 1 to 65536",
+        ),
+        (
+            "revocation.drift_allowance = \"5s\"",
+            "a:1:30: `revocation.drift_allowance`: \"5s\" is out of range: write \"10ms\" to \"2s\"",
+        ),
+        (
             "workload_attestors.unix.max_sha256_bytes = -1",
             "a:1:44: `workload_attestors.unix.max_sha256_bytes`: `-1` does not fit: write a whole number such as `1000`",
         ),

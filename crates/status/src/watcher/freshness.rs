@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use super::Config;
+use super::{Config, MAX_DRIFT_ALLOWANCE};
 use crate::clock::{BootTime, Now, WallTime};
 use crate::head::Head;
 use crate::place::{HOUR_MS, bucket_of};
@@ -135,7 +135,7 @@ impl Timekeeper {
         Self {
             staleness: config.staleness,
             leeway: config.leeway,
-            drift_allowance: config.drift_allowance,
+            drift_allowance: config.drift_allowance.min(MAX_DRIFT_ALLOWANCE),
             drift_rate: config.drift_rate,
             tolerance: config.wall_tolerance,
             asked: None,

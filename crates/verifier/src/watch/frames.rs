@@ -13,21 +13,31 @@ use taskmint_model::Timestamp;
 
 /// Why a frame is not even handed to the watcher.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FrameError {
+#[non_exhaustive]
+pub enum FrameError {
+    /// None of the frames that there are.
     #[error("a frame is empty")]
     Empty,
+    /// Of another length.
     #[error("a head is malformed")]
     Head(#[from] HeadError),
+    /// Of another length, or not legible.
     #[error("a checkpoint is malformed")]
     Checkpoint(#[from] CheckpointError),
+    /// Not records back to back.
     #[error("records are malformed")]
     Delta(#[from] DeltaError),
+    /// Nobody vouches for it.
     #[error("the log's key is refused")]
     Key(#[from] KeyRefused),
 }
 
-/// Reads a frame; a key certificate that it brings is judged and kept in `keys`.
-pub(super) fn read(
+/// Reads a frame; a key certificate that it brings is judged by `trust` and kept in `keys`. Whose
+/// signature it bears is for the [`Watcher`](taskmint_status::Watcher) to check.
+///
+/// # Errors
+/// [`FrameError`].
+pub fn read_frame(
     response: wire::WatchResponse,
     keys: &mut LogKeys,
     trust: &Trust,

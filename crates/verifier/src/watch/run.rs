@@ -12,7 +12,7 @@ use taskmint_wire::revocation as wire;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::clocks::wall;
-use super::frames::{self, FrameError};
+use super::frames::{FrameError, read_frame};
 use super::keys::LogKeys;
 use super::outbox::Outbox;
 use super::state::Shared;
@@ -155,7 +155,7 @@ impl Connection<'_> {
     fn on_frame(&mut self, response: wire::WatchResponse) -> Result<(), Over> {
         self.prompt |= response.prompt;
         let now = self.run.now();
-        let frame = frames::read(response, self.keys, &self.run.trust, wall(now))?;
+        let frame = read_frame(response, self.keys, &self.run.trust, wall(now))?;
         let is_head = matches!(frame, Frame::Head(_));
         let step = self.watcher.on_frame(frame, self.keys, now);
         self.publish(&step.applied, now);

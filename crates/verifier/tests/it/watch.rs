@@ -224,6 +224,36 @@ async fn a_wall_clock_that_jumps_closes_until_a_new_nonce_is_answered() {
 }
 
 #[tokio::test]
+async fn a_used_up_drift_allowance_closes_until_a_new_nonce_is_answered() {
+    let world = World::new();
+    let clocks = HandClocks::of(&world);
+    let log = FakeLog::new(&world, &clocks);
+    // At half a thousandth it lasts 20 s: less than a head may be old.
+    let stage = Stage::with(world, clocks, log, |options| Options {
+        drift_allowance: Some(Duration::from_millis(10)),
+        ..options
+    });
+    stage.watch.synced().await;
+    stage.log.forget_heard();
+    stage.log.mute(true);
+    stage.clocks.pass(Duration::from_secs(20));
+    assert_eq!(stage.ask(1), Ok(()), "the allowance itself");
+    stage.clocks.pass(Duration::from_millis(1));
+    assert_eq!(stage.ask(1), Err("CLOCK_DRIFT_USED"));
+    // A head that answers no nonce does not help.
+    stage.log.mute(false);
+    stage.log.heartbeat();
+    let asked = stage.log.heard(|message| match message {
+        Message::Nonce(nonce) => Some(nonce.nonce.len()),
+        Message::Open(open) => Some(open.nonce.len()),
+        Message::Acknowledge(_) => None,
+    });
+    assert_eq!(asked.await, 16);
+    stage.watch.synced().await;
+    assert_eq!(stage.ask(1), Ok(()));
+}
+
+#[tokio::test]
 async fn a_reconnect_resumes_where_it_was_and_hears_what_it_missed() {
     let stage = Stage::synced().await;
     let mut events = stage.watch.subscribe();

@@ -229,6 +229,23 @@ fn a_used_up_drift_allowance_closes_and_half_of_it_asks() {
 }
 
 #[test]
+fn no_verifier_allows_more_drift_than_any_may() {
+    let config = Config {
+        drift_allowance: Duration::from_secs(3600),
+        ..Config::default()
+    };
+    let mut world = World::new(config);
+    world.connect();
+    // Two seconds at 500 millionths last 4,000 s.
+    for second in 1..=4_001 {
+        world.pass(1_000);
+        let head = world.server.head(None);
+        assert_eq!(world.take(head), None);
+        assert_eq!(world.status(1).is_ok(), second <= 4_000, "after {second} s");
+    }
+}
+
+#[test]
 fn a_server_clock_that_leaps_ahead_closes_until_it_is_asked_again() {
     // Otherwise its heads would look fresh for as long as it leapt.
     let mut world = World::synced();
