@@ -61,6 +61,11 @@ impl TestCa {
         self.key.public()
     }
 
+    /// The CA's key, for what no [`LeafSpec`] says.
+    pub fn key(&self) -> &TestKey {
+        &self.key
+    }
+
     /// The key that signs tokens; its `kid` is its thumbprint.
     pub fn jwt_key(&self) -> &TestKey {
         &self.jwt

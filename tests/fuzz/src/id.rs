@@ -1,5 +1,6 @@
 //! Names, keys, bundles and tokens of SPIFFE.
 
+use taskmint_id::csr::{MAX_CSR, key_of_csr};
 use taskmint_id::jws::UnverifiedToken;
 use taskmint_id::{Bundle, BundleSet, Jwk, P256PublicKey, PathPrefix, SpiffeId, TrustDomain};
 use taskmint_id::{X509Authority, jws};
@@ -91,4 +92,13 @@ pub fn certificate(data: &[u8]) {
 
 fn domain() -> TrustDomain {
     TrustDomain::parse("example.org").expect("a trust domain")
+}
+
+/// A request's key is its own, and nothing follows the request.
+pub fn csr(data: &[u8]) {
+    let Ok(key) = key_of_csr(data) else { return };
+    assert!(data.len() <= MAX_CSR);
+    let spki = key.to_spki_der();
+    assert!(data.windows(spki.len()).any(|part| part == spki.as_slice()));
+    assert!(key_of_csr(&[data, &[0]].concat()).is_err());
 }

@@ -8,8 +8,11 @@ mod config;
 mod h2;
 mod id;
 mod join;
+mod leaf;
 mod status;
+mod watch;
 mod wire;
+mod world;
 
 /// A target: its name, which is its corpus's too, and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
@@ -21,6 +24,7 @@ pub const TARGETS: &[Target] = &[
     ("certificate", id::certificate),
     ("config_agent", config::config_agent),
     ("config_server", config::config_server),
+    ("csr", id::csr),
     ("h2_authority", h2::h2_authority),
     ("join_string", join::join_string),
     ("jwk", id::jwk),
@@ -34,8 +38,12 @@ pub const TARGETS: &[Target] = &[
     ("status_serial", status::status_serial),
     ("task_binding", status::task_binding),
     ("task_claim", status::task_claim),
+    ("watch_frames", watch::watch_frames),
+    ("wire_begin", wire::wire_begin),
+    ("wire_denial", wire::wire_denial),
     ("wire_entry", wire::wire_entry),
     ("wire_task", wire::wire_task),
+    ("x509_svid", leaf::x509_svid),
     ("x509pop", join::x509pop),
 ];
 
