@@ -18,6 +18,7 @@ mod refusal;
 mod requests;
 mod server;
 mod sessions;
+mod store;
 mod watch;
 
 pub use keys::KeyError;

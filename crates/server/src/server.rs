@@ -10,14 +10,13 @@ use anyhow::Context;
 use rustls::ServerConfig as TlsConfig;
 use taskmint_attest::{NodeAttestor, NodeAttestors};
 use taskmint_authority::{Caps, Policy};
-use taskmint_config::{ServerConfig, StoreKind, Verb};
+use taskmint_config::{ServerConfig, Verb};
 use taskmint_daemon::{Tasks, health};
 use taskmint_id::SpiffeId;
 use taskmint_issuer::{Issuer, Settings, watchers};
 use taskmint_model::{Clock, Entropy};
 use taskmint_status::LogId;
-use taskmint_store::{Memory, Store};
-use taskmint_store_rocksdb::RocksStore;
+use taskmint_store::Store;
 use taskmint_verifier::tls::{self, Clients};
 use taskmint_wire::admin::admin_server::AdminServer;
 use taskmint_wire::node::nodes_server::NodesServer;
@@ -32,7 +31,7 @@ use crate::identity::OwnIdentity;
 use crate::limits::Limits;
 use crate::nodes::NodeService;
 use crate::watch::{Most, RevocationService};
-use crate::{keys, metrics};
+use crate::{keys, metrics, store};
 
 /// A request of more than this is refused before it is read.
 const MAX_MESSAGE: usize = 4 << 20;
@@ -128,7 +127,10 @@ impl Bound {
     pub async fn serve(self, tasks: &Tasks) -> Result<Running, ServeError> {
         tasks.set_grace(self.config.grace);
         let ready = tasks.readiness().condition("issuer");
-        let issuer = self.start_issuer().await?;
+        let (log, now) = (LogId(self.entropy.array()), self.clock.now());
+        let (store, writable) = store::open(&self.config, log, now).await?;
+        store::report(tasks, writable);
+        let issuer = self.start_issuer(store).await?;
         let running = Running {
             issuer: Arc::clone(&issuer),
             address: self.nodes.local_addr().context("the node listener")?,
@@ -150,33 +152,16 @@ impl Bound {
         Ok(running)
     }
 
-    async fn start_issuer(&self) -> anyhow::Result<Arc<Issuer>> {
+    async fn start_issuer(&self, store: Arc<dyn Store>) -> anyhow::Result<Arc<Issuer>> {
         let settings = settings(&self.config)?;
         let policy = policy(&settings, &self.config);
         let (clock, entropy) = (Arc::clone(&self.clock), Arc::clone(&self.entropy));
         let keys = &self.config.keys;
         let authority = keys::authority(keys, &self.config.data_dir, policy, clock, entropy)?;
-        let store = self.open_store().await?;
         let (clock, entropy) = (Arc::clone(&self.clock), Arc::clone(&self.entropy));
         Issuer::start(settings, store, Arc::new(authority), clock, entropy)
             .await
             .context("cannot start the issuer")
-    }
-
-    async fn open_store(&self) -> anyhow::Result<Arc<dyn Store>> {
-        let log = LogId(self.entropy.array());
-        match self.config.store {
-            StoreKind::Memory => Ok(Arc::new(Memory::new(log))),
-            StoreKind::RocksDb => {
-                let (folder, now) = (self.config.data_dir.join("store"), self.clock.now());
-                let shown = folder.display().to_string();
-                let open = move || RocksStore::open(&folder, log, now, Default::default());
-                let store = tokio::task::spawn_blocking(open).await?;
-                Ok(Arc::new(store.with_context(|| {
-                    format!("cannot open the store in {shown}")
-                })?))
-            }
-        }
     }
 
     /// What the issuer does by itself: heads, deadlines, leases.

@@ -1,11 +1,14 @@
 //! The database itself: opening it, reading rows, turning effects into one batch.
 
+use std::io::Write as _;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
+use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{ColumnFamily, DB, ErrorKind, FlushOptions, ReadOptions, Snapshot, WriteBatch};
 use taskmint_store::{Effects, Key, LogIdentity, Row, StoreError, View};
@@ -19,9 +22,21 @@ pub const SCHEMA: u32 = 1;
 const SCHEMA_KEY: &[u8] = b"schema";
 const IDENTITY_KEY: &[u8] = b"identity";
 
+/// The file by which is tried whether the folder can be written to, and its length in bytes: what
+/// it takes to open a database is not much more.
+const PROBE: &str = "taskmint.probe";
+const PROBE_LEN: usize = 1 << 20;
+
+/// How long reopening waits for reads that are at work.
+const READS: Duration = Duration::from_secs(1);
+
 /// The open database.
 pub(crate) struct Base {
-    db: DB,
+    /// None after a reopening that failed, until one succeeds. Reading takes the lock recursively: a
+    /// reader that reads within a scan must not wait for a writer that waits for the scan.
+    db: RwLock<Option<DB>>,
+    folder: PathBuf,
+    options: Options,
     /// What compaction drops rows below; kept at the floor by the writer.
     floor: Arc<AtomicU32>,
 }
@@ -38,10 +53,12 @@ impl Base {
             })?;
         refuse_foreign_tables(folder)?;
         let floor = Arc::new(AtomicU32::new(0));
-        let tables = options.for_tables(&floor);
-        let db =
-            DB::open_cf_descriptors(&options.for_database(), folder, tables).map_err(failed)?;
-        let base = Self { db, floor };
+        let base = Self {
+            db: RwLock::new(Some(open(folder, options, &floor)?)),
+            folder: folder.to_owned(),
+            options: options.clone(),
+            floor,
+        };
         match base.schema()? {
             None | Some(SCHEMA) => Ok(base),
             Some(found) => Err(StoreError::Schema {
@@ -51,10 +68,46 @@ impl Base {
         }
     }
 
+    /// Closes the database and opens it again: the only way out of a fault after which RocksDB
+    /// takes no more writes. Waits for reads at work, and reads wait for it.
+    ///
+    /// The folder is tried first. While nothing can be written there, closing would only take away
+    /// the reads that still go on.
+    pub(crate) fn reopen(&self) -> Result<(), StoreError> {
+        self.probe().map_err(|error| {
+            let folder = self.folder.display();
+            StoreError::Failed(format!("can't write in `{folder}`: {error}").into())
+        })?;
+        let Some(mut db) = self.db.try_write_for(READS) else {
+            return Err(StoreError::Failed("reads are at work".into()));
+        };
+        // Its lock on the folder goes with it.
+        *db = None;
+        *db = Some(open(&self.folder, &self.options, &self.floor)?);
+        Ok(())
+    }
+
+    fn probe(&self) -> std::io::Result<()> {
+        let path = self.folder.join(PROBE);
+        let written = std::fs::File::create(&path).and_then(|mut file| {
+            file.write_all(&[0; PROBE_LEN])?;
+            file.sync_all()
+        });
+        let removed = std::fs::remove_file(&path);
+        written.and(removed)
+    }
+
+    fn db(&self) -> Result<MappedRwLockReadGuard<'_, DB>, StoreError> {
+        RwLockReadGuard::try_map(self.db.read_recursive(), Option::as_ref).map_err(|_| {
+            StoreError::Failed("the database could not be opened again after a fault".into())
+        })
+    }
+
     /// The layout on disk; none if nothing was ever written.
     pub(crate) fn schema(&self) -> Result<Option<u32>, StoreError> {
-        let meta = self.table(Table::Meta)?;
-        let found = self.db.get_cf(meta, SCHEMA_KEY).map_err(failed)?;
+        let db = self.db()?;
+        let found = db.get_cf(table(&db, Table::Meta)?, SCHEMA_KEY);
+        let found = found.map_err(failed)?;
         match found {
             Some(octets) => schema(&octets).map(Some),
             None if self.is_empty()? => Ok(None),
@@ -65,8 +118,9 @@ impl Base {
     }
 
     fn is_empty(&self) -> Result<bool, StoreError> {
-        for table in Table::ALL {
-            let mut rows = self.db.raw_iterator_cf(self.table(table)?);
+        let db = self.db()?;
+        for name in Table::ALL {
+            let mut rows = db.raw_iterator_cf(table(&db, name)?);
             rows.seek_to_first();
             if rows.valid() {
                 return Ok(false);
@@ -78,19 +132,19 @@ impl Base {
 
     /// Which log this is.
     pub(crate) fn identity(&self) -> Result<LogIdentity, StoreError> {
-        let found = self
-            .db
-            .get_cf(self.table(Table::Meta)?, IDENTITY_KEY)
-            .map_err(failed)?;
+        let db = self.db()?;
+        let found = db.get_cf(table(&db, Table::Meta)?, IDENTITY_KEY);
+        let found = found.map_err(failed)?;
         let octets = found.ok_or_else(|| StoreError::Damaged("there is no identity".into()))?;
         values::decode_identity(&octets)
     }
 
     /// The largest number that a table numbered from 1 has.
-    pub(crate) fn last(&self, table: Table) -> Result<Option<u64>, StoreError> {
-        let mut rows = self.db.raw_iterator_cf(self.table(table)?);
+    pub(crate) fn last(&self, name: Table) -> Result<Option<u64>, StoreError> {
+        let db = self.db()?;
+        let mut rows = db.raw_iterator_cf(table(&db, name)?);
         rows.seek_to_last();
-        let last = rows.key().map(|key| keys::decode(table, key)).transpose()?;
+        let last = rows.key().map(|key| keys::decode(name, key)).transpose()?;
         rows.status().map_err(failed)?;
         Ok(match last {
             Some(Key::Log(number) | Key::Audit(number)) => Some(number),
@@ -104,7 +158,8 @@ impl Base {
         batch: &mut WriteBatch,
         identity: &LogIdentity,
     ) -> Result<(), StoreError> {
-        let meta = self.table(Table::Meta)?;
+        let db = self.db()?;
+        let meta = table(&db, Table::Meta)?;
         let mut schema = vec![1];
         schema.extend_from_slice(&SCHEMA.to_be_bytes());
         batch.put_cf(meta, SCHEMA_KEY, schema);
@@ -119,8 +174,9 @@ impl Base {
         key: &Key,
         row: Option<&Row>,
     ) -> Result<(), StoreError> {
-        let (table, octets) = keys::encode(key);
-        let table = self.table(table)?;
+        let (name, octets) = keys::encode(key);
+        let db = self.db()?;
+        let table = table(&db, name)?;
         match row {
             Some(row) => batch.put_cf(table, octets, values::encode(row)),
             None => batch.delete_cf(table, octets),
@@ -143,7 +199,8 @@ impl Base {
             self.sweep(batch, after.floor)?;
         }
         if after.trimmed > before.trimmed {
-            let log = self.table(Table::Log)?;
+            let db = self.db()?;
+            let log = table(&db, Table::Log)?;
             let (from, to) = (
                 before.trimmed.to_be_bytes(),
                 (after.trimmed + 1).to_be_bytes(),
@@ -155,15 +212,17 @@ impl Base {
 
     /// Adds the range deletes of every bucket below `floor`.
     pub(crate) fn sweep(&self, batch: &mut WriteBatch, floor: u32) -> Result<(), StoreError> {
-        for table in Table::ALL.into_iter().filter(|table| table.is_swept()) {
-            batch.delete_range_cf(self.table(table)?, [0; 4], floor.to_be_bytes());
+        let db = self.db()?;
+        for name in Table::ALL.into_iter().filter(|table| table.is_swept()) {
+            batch.delete_range_cf(table(&db, name)?, [0; 4], floor.to_be_bytes());
         }
         Ok(())
     }
 
     /// Adds the deletion of every row of a table whose keys are numbers or begin with one.
-    pub(crate) fn clear(&self, batch: &mut WriteBatch, table: Table) -> Result<(), StoreError> {
-        batch.delete_range_cf(self.table(table)?, vec![0; 8], vec![u8::MAX; 24]);
+    pub(crate) fn clear(&self, batch: &mut WriteBatch, name: Table) -> Result<(), StoreError> {
+        let db = self.db()?;
+        batch.delete_range_cf(table(&db, name)?, vec![0; 8], vec![u8::MAX; 24]);
         Ok(())
     }
 
@@ -173,7 +232,12 @@ impl Base {
         batch: WriteBatch,
         options: &rocksdb::WriteOptions,
     ) -> Result<(), StoreError> {
-        self.db.write_opt(batch, options).map_err(failed)
+        self.db()?.write_opt(batch, options).map_err(failed)
+    }
+
+    /// RocksDB's own number of the newest write.
+    pub(crate) fn sequence(&self) -> Result<u64, StoreError> {
+        Ok(self.db()?.latest_sequence_number())
     }
 
     /// Lets compaction drop what lies below the floor.
@@ -183,50 +247,58 @@ impl Base {
 
     /// Moves everything from the write-ahead log into table files.
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
+        let db = self.db()?;
         let mut tables = Vec::with_capacity(Table::ALL.len());
-        for table in Table::ALL {
-            tables.push(self.table(table)?);
+        for name in Table::ALL {
+            tables.push(table(&db, name)?);
         }
-        self.db
-            .flush_cfs_opt(&tables, &FlushOptions::default())
+        db.flush_cfs_opt(&tables, &FlushOptions::default())
             .map_err(failed)
     }
 
     /// Writes a consistent copy into `folder`, which must not exist.
     pub(crate) fn backup(&self, folder: &Path) -> Result<(), StoreError> {
-        Checkpoint::new(&self.db)
+        Checkpoint::new(&*self.db()?)
             .and_then(|checkpoint| checkpoint.create_checkpoint(folder))
             .map_err(failed)
     }
 
     /// Runs `read` over the rows as they are now.
-    pub(crate) fn frozen<R>(&self, read: impl FnOnce(&dyn View) -> R) -> R {
+    pub(crate) fn frozen<R>(
+        &self,
+        read: impl FnOnce(&dyn View) -> Result<R, StoreError>,
+    ) -> Result<R, StoreError> {
+        let db = self.db()?;
         read(&Frozen {
-            base: self,
-            snapshot: self.db.snapshot(),
-        })
-    }
-
-    fn table(&self, table: Table) -> Result<&ColumnFamily, StoreError> {
-        self.db.cf_handle(table.name()).ok_or_else(|| {
-            StoreError::Damaged(format!("there is no column family {}", table.name()).into())
+            db: &db,
+            snapshot: db.snapshot(),
         })
     }
 }
 
+fn open(folder: &Path, options: &Options, floor: &Arc<AtomicU32>) -> Result<DB, StoreError> {
+    let tables = options.for_tables(floor);
+    DB::open_cf_descriptors(&options.for_database(), folder, tables).map_err(failed)
+}
+
+fn table(db: &DB, table: Table) -> Result<&ColumnFamily, StoreError> {
+    db.cf_handle(table.name()).ok_or_else(|| {
+        StoreError::Damaged(format!("there is no column family {}", table.name()).into())
+    })
+}
+
 /// The rows at one instant.
 struct Frozen<'a> {
-    base: &'a Base,
+    db: &'a DB,
     snapshot: Snapshot<'a>,
 }
 
 impl View for Base {
     fn get(&self, key: &Key) -> Result<Option<Row>, StoreError> {
-        let (table, octets) = keys::encode(key);
-        let found = self
-            .db
-            .get_pinned_cf(self.table(table)?, octets)
-            .map_err(failed)?;
+        let (name, octets) = keys::encode(key);
+        let db = self.db()?;
+        let found = db.get_pinned_cf(table(&db, name)?, octets);
+        let found = found.map_err(failed)?;
         found.map(|found| values::decode(key, &found)).transpose()
     }
 
@@ -241,8 +313,8 @@ impl View for Base {
 
 impl View for Frozen<'_> {
     fn get(&self, key: &Key) -> Result<Option<Row>, StoreError> {
-        let (table, octets) = keys::encode(key);
-        let table = self.base.table(table)?;
+        let (name, octets) = keys::encode(key);
+        let table = table(self.db, name)?;
         let found = self.snapshot.get_pinned_cf(table, octets).map_err(failed)?;
         found.map(|found| values::decode(key, &found)).transpose()
     }
@@ -252,17 +324,17 @@ impl View for Frozen<'_> {
         range: RangeInclusive<Key>,
         each: &mut dyn FnMut(Key, Row) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
-        let (table, from) = keys::encode(range.start());
+        let (name, from) = keys::encode(range.start());
         let (_, mut to) = keys::encode(range.end());
         to.push(0); // the bound is exclusive: the first octets after the last key
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(to);
         let mut rows = self
             .snapshot
-            .raw_iterator_cf_opt(self.base.table(table)?, options);
+            .raw_iterator_cf_opt(table(self.db, name)?, options);
         rows.seek(from);
         while let Some((key, value)) = rows.item() {
-            let key = keys::decode(table, key)?;
+            let key = keys::decode(name, key)?;
             let row = values::decode(&key, value)?;
             if !each(key, row)? {
                 return Ok(());
@@ -356,9 +428,12 @@ mod tests {
         base.write(batch, &Options::default().for_writes()).unwrap();
         base.set_floor(BUCKET + 2);
         for table in [Table::TaskId, Table::Request] {
-            let table = base.table(table).unwrap();
-            base.db
-                .compact_range_cf(table, None::<&[u8]>, None::<&[u8]>);
+            let db = base.db().unwrap();
+            db.compact_range_cf(
+                super::table(&db, table).unwrap(),
+                None::<&[u8]>,
+                None::<&[u8]>,
+            );
         }
         for (number, pair) in keys.iter().enumerate() {
             for key in pair {

@@ -27,6 +27,7 @@ pub struct RocksStore {
     identity: LogIdentity,
     places: Arc<Places>,
     position: watch::Receiver<LogPosition>,
+    can_write: watch::Receiver<bool>,
     writer: Running,
 }
 
@@ -60,7 +61,9 @@ impl RocksStore {
         base.set_floor(ledger.floor);
         let (base, places) = (Arc::new(base), Arc::new(Places::default()));
         let (publish, position) = watch::channel(ledger.position());
+        let (writable, can_write) = watch::channel(true);
         let writer = Writer {
+            written: base.sequence()?,
             base: Arc::clone(&base),
             places: Arc::clone(&places),
             identity,
@@ -69,15 +72,25 @@ impl RocksStore {
             ledger,
             position: publish,
             hot: Hot::default(),
-            suspect: false,
+            trouble: None,
+            writable,
         };
         Ok(Self {
             base,
             identity,
             places,
             position,
+            can_write,
             writer: Running::start(writer)?,
         })
+    }
+}
+
+impl RocksStore {
+    /// Whether commits are taken: false from a write that failed until the store has recovered,
+    /// which it tries by itself.
+    pub fn writable(&self) -> watch::Receiver<bool> {
+        self.can_write.clone()
     }
 }
 
