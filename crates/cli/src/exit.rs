@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 use taskmint_client::{CallError, ConnectError};
+use taskmint_model::Timestamp;
 use tonic::Code;
 
 /// Done.
@@ -17,6 +18,8 @@ pub const DENIED: u8 = 2;
 pub const NOT_FOUND: u8 = 3;
 /// Server or agent can't be reached, or gave no answer.
 pub const UNREACHABLE: u8 = 4;
+/// `--wait`: the task has ended, but not everybody has heard of it in time.
+pub const NOT_HEARD: u8 = 5;
 /// The command line, or something written on it, is wrong.
 pub const USAGE: u8 = 64;
 /// `taskmint run`: no task could be begun, so the command was not run.
@@ -34,6 +37,7 @@ Exit codes:
   2    denied, or a credential is refused
   3    not found
   4    server or agent can't be reached
+  5    --wait: the task has ended, but not all who are waited for have heard of it in time
   64   wrong command line
   125  run: no task could be begun, the command was not run
   126  run: the command can't be executed
@@ -60,6 +64,13 @@ pub enum Failure {
         reason: String,
         /// For people.
         message: String,
+    },
+    /// A task has ended, and somebody who is waited for has not heard of it in time.
+    NotHeard {
+        /// Who.
+        names: Vec<String>,
+        /// From when on they refuse the task all the same, in milliseconds since 1970.
+        dead_everywhere_by_ms: u64,
     },
     /// Anything else.
     Other(anyhow::Error),
@@ -89,6 +100,7 @@ impl Failure {
             Self::Usage(_) => USAGE,
             Self::NotFound(_) => NOT_FOUND,
             Self::Refused { .. } => DENIED,
+            Self::NotHeard { .. } => NOT_HEARD,
             Self::Other(_) => FAILED,
             Self::Silent(code) | Self::Coded(code, _) => *code,
         }
@@ -129,6 +141,11 @@ impl Failure {
                 ),
             ),
             Self::Refused { reason, .. } => push(&mut text, format_args!(" [{reason}]")),
+            Self::NotHeard { names, .. } => {
+                for name in names {
+                    push(&mut text, format_args!("\n  {name}"));
+                }
+            }
             _ => {}
         }
         text
@@ -150,6 +167,7 @@ impl Failure {
                 put("facts", call.facts.clone());
             }
             Self::Refused { reason, .. } => put("reason", Some(reason.clone())),
+            Self::NotHeard { .. } => put("reason", Some("NOT_HEARD".to_owned())),
             _ => {}
         }
         json!({ "error": error })
@@ -169,6 +187,13 @@ impl Failure {
             Self::Connect(error) => chain(error),
             Self::Usage(text) | Self::NotFound(text) => text.clone(),
             Self::Refused { message, .. } => message.clone(),
+            Self::NotHeard {
+                dead_everywhere_by_ms,
+                ..
+            } => {
+                let by = Timestamp::from_millis(*dead_everywhere_by_ms);
+                format!("the task has ended, but not all have heard; dead everywhere by {by}")
+            }
             Self::Other(error) => format!("{error:#}"),
             Self::Silent(_) => String::new(),
             Self::Coded(_, failure) => failure.message(),

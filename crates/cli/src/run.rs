@@ -118,6 +118,7 @@ async fn finish(tasks: &mut Tasks, task_id: String, ended: Ended) {
         request_id: request_id(),
         task_id,
         reason,
+        wait: false,
     };
     let said = async {
         match ended {

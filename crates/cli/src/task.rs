@@ -5,6 +5,7 @@
 
 mod api;
 mod begin;
+mod receipt;
 mod record;
 mod tree;
 
@@ -43,13 +44,13 @@ pub enum Command {
     /// Undo `suspend`.
     Resume(One),
     /// End a task: it is done.
-    Complete(WithReason),
+    Complete(Ending),
     /// End a task: it failed.
-    Fail(WithReason),
+    Fail(Ending),
     /// End a task: it is no longer wanted.
-    Cancel(WithReason),
+    Cancel(Ending),
     /// End a task as an operator.
-    Revoke(WithReason),
+    Revoke(Ending),
     /// Print tasks as they change, until interrupted.
     Watch(Watch),
 }
@@ -79,6 +80,19 @@ pub struct WithReason {
     /// Why; for the audit log.
     #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
+}
+
+/// An end.
+#[derive(Args, Debug)]
+pub struct Ending {
+    #[command(flatten)]
+    of: WithReason,
+    /// Wait until all verifiers that are waited for have heard of it.
+    #[arg(long)]
+    wait: bool,
+    /// How long; 30 s unless said, 5 min at most.
+    #[arg(long, requires = "wait", value_parser = parse_duration)]
+    timeout: Option<Duration>,
 }
 
 /// `taskmint task list`.
@@ -247,9 +261,9 @@ impl One {
     }
 }
 
-impl WithReason {
+impl Ending {
     async fn execute(self, context: &mut Context, how: End) -> Result<(), Failure> {
-        let Self { mut one, reason } = self;
+        let WithReason { mut one, reason } = self.of;
         // A holder completes, fails or cancels; revoking is an operator's word.
         one.side.admin |= how == End::Revoke;
         let (mut api, task_id) = one.find(context).await?;
@@ -257,9 +271,17 @@ impl WithReason {
             request_id: request_id(),
             task_id,
             reason,
+            wait: self.wait,
         };
-        let response = api.end(how, request).await?;
-        context.out.one(&ended(&response))
+        let mut response = api.end(how, request).await?;
+        if !self.wait {
+            return context.out.one(&ended(&response));
+        }
+        let receipt = receipt::wait(&mut api, &response, self.timeout).await?;
+        let judged = receipt::judge(&receipt);
+        response.receipt = Some(receipt);
+        context.out.one(&ended(&response))?;
+        judged
     }
 }
 

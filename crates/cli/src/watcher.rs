@@ -15,9 +15,11 @@ const COLUMNS: &[Column] = &[
     ("SPIFFE ID", "spiffe_id"),
     ("NAME", "name"),
     ("ACKNOWLEDGED", "acknowledged"),
+    ("LAG", "lag"),
     ("AT", "acknowledged_at"),
     ("CONNECTED", "connected_at"),
     ("WAITED FOR", "waited_for"),
+    ("RELAY", "relay"),
 ];
 
 impl Watchers {
@@ -46,9 +48,11 @@ fn record(watcher: &admin::Watcher) -> Record {
         .text("spiffe_id", &watcher.spiffe_id)
         .text("name", &watcher.name)
         .number("acknowledged", watcher.acknowledged)
+        .number("lag", watcher.lag)
         .instant("acknowledged_at", watcher.acknowledged_at_ms)
         .instant("connected_at", watcher.connected_at_ms)
         .flag("waited_for", watcher.waited_for)
+        .text("relay", &watcher.relay)
 }
 
 #[cfg(test)]
@@ -59,6 +63,7 @@ mod tests {
     fn a_watcher_has_its_shape() {
         let watcher = admin::Watcher {
             acknowledged: 9,
+            lag: 3,
             waited_for: true,
             ..Default::default()
         };
@@ -67,6 +72,7 @@ mod tests {
             (&json["acknowledged"], &json["waited_for"]),
             (&9.into(), &true.into())
         );
-        assert!(json["spiffe_id"].is_null());
+        assert_eq!(json["lag"], 3);
+        assert!(json["spiffe_id"].is_null() && json["relay"].is_null());
     }
 }

@@ -3,8 +3,8 @@
 use taskmint_client::{Admin, Tasks};
 use taskmint_wire::admin::{ListTasksRequest, WatchTasksRequest};
 use taskmint_wire::task::{
-    EndRequest, EndResponse, ExtendRequest, GetRequest, ListRequest, ResumeRequest, SuspendRequest,
-    Task, TaskResponse, WatchRequest,
+    EndRequest, EndResponse, ExtendRequest, GetRequest, ListRequest, Receipt, ResumeRequest,
+    SuspendRequest, Task, TaskResponse, WaitRequest, WatchRequest,
 };
 use tonic::{Response, Status, Streaming};
 
@@ -123,6 +123,16 @@ impl Api {
                 return Ok(found);
             }
         }
+    }
+
+    pub(super) async fn wait(
+        &mut self,
+        request: WaitRequest,
+    ) -> Result<Streaming<Receipt>, Failure> {
+        Ok(match self {
+            Self::Holder(tasks) => tasks.wait(request).await?.into_inner(),
+            Self::Operator(admin) => admin.wait_task(request).await?.into_inner(),
+        })
     }
 
     pub(super) async fn watch(

@@ -78,6 +78,10 @@ pub(crate) fn ended(response: &EndResponse) -> Record {
     Record::new()
         .with("task", Field::Record(response.task.as_ref().map(record)))
         .number("position", response.position)
+        .with(
+            "receipt",
+            Field::Record(response.receipt.as_ref().map(super::receipt::record)),
+        )
 }
 
 pub(super) fn state(state: State) -> &'static str {
@@ -173,6 +177,7 @@ mod tests {
         let response = EndResponse {
             task: Some(task()),
             position: 12,
+            receipt: None,
         };
         let json = ended(&response).json();
         assert_eq!(

@@ -137,6 +137,7 @@ impl Watch {
             trust: trust.clone(),
             trust_domain: options.trust_domain.clone(),
             name: options.name,
+            instance: entropy.array(),
             entropy: Arc::clone(&entropy),
         };
         let bundles = bundles::follow(options.bundles, options.trust_domain, trust, entropy);

@@ -43,8 +43,9 @@ impl Outbox {
         &self,
         hello: &Hello,
         name: &str,
+        instance: [u8; 16],
     ) -> impl Stream<Item = wire::WatchRequest> + Send + use<> {
-        let first = Some(Message::Open(open(hello, name)));
+        let first = Some(Message::Open(open(hello, name, instance)));
         futures::stream::unfold((self.clone(), first), |(outbox, mut first)| async move {
             let message = match first.take() {
                 Some(first) => first,
@@ -86,10 +87,11 @@ impl Outbox {
     }
 }
 
-fn open(hello: &Hello, name: &str) -> wire::Open {
+fn open(hello: &Hello, name: &str, instance: [u8; 16]) -> wire::Open {
     let mut open = wire::Open {
         nonce: hello.nonce.to_vec().into(),
         name: name.to_owned(),
+        instance: instance.to_vec().into(),
         ..wire::Open::default()
     };
     if let Some(position) = &hello.resume {
@@ -125,7 +127,7 @@ mod tests {
             nonce: [3; 16],
             resume: Some(position(4)),
         };
-        let mut requests = Box::pin(outbox.requests(&hello, "w"));
+        let mut requests = Box::pin(outbox.requests(&hello, "w", [9; 16]));
         let Some(Message::Open(open)) = requests.next().await.unwrap().message else {
             panic!()
         };

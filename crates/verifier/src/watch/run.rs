@@ -21,7 +21,13 @@ use crate::Trust;
 /// How long the other side may take to answer that it streams.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// Between two looks at the clocks; what is applied is acknowledged then. Sooner only where a frame
+/// says that somebody waits: ten thousand answers to each end would cost the server more than the
+/// end did.
 const TICK: Duration = Duration::from_secs(1);
+
+/// The most records that are applied and not acknowledged.
+const UNACKNOWLEDGED: u64 = 1_000;
 
 /// A connection over which nothing that counts came for so long is made anew, in milliseconds.
 const SILENCE: u64 = 15_000;
@@ -38,6 +44,8 @@ pub(super) struct Run {
     pub(super) trust: Trust,
     pub(super) trust_domain: TrustDomain,
     pub(super) name: String,
+    /// By which the server knows this watcher when it comes back.
+    pub(super) instance: [u8; 16],
     pub(super) entropy: Arc<dyn Entropy>,
 }
 
@@ -68,6 +76,7 @@ struct Connection<'a> {
     outbox: Outbox,
     /// Somebody waits for the next acknowledgement.
     prompt: bool,
+    acknowledged: u64,
     /// When statuses last counted on this connection, or it was made.
     counted: BootTime,
     has_counted: bool,
@@ -104,6 +113,7 @@ impl Run {
             keys,
             outbox: Outbox::default(),
             prompt: false,
+            acknowledged: 0,
             counted: self.now().boot,
             has_counted: false,
         };
@@ -132,7 +142,7 @@ impl Connection<'_> {
         let now = run.now();
         self.counted = now.boot;
         let hello = self.watcher.connected(nonce, now);
-        let requests = self.outbox.requests(&hello, &run.name);
+        let requests = self.outbox.requests(&hello, &run.name, run.instance);
         let opened = timeout(ANSWER, client.watch(requests)).await;
         let stream = opened
             .map_err(|_| Over::NoAnswer)?
@@ -162,7 +172,7 @@ impl Connection<'_> {
         if let Some(fault) = step.fault {
             return Err(fault.into());
         }
-        if self.prompt {
+        if self.prompt || self.is_far() {
             self.acknowledge();
         }
         // Records count with the head that covers them; after it nothing is left to wait for.
@@ -195,8 +205,15 @@ impl Connection<'_> {
         }
     }
 
+    /// Whether so much is applied since the last acknowledgement that it can't wait for the tick.
+    fn is_far(&self) -> bool {
+        let applied = self.watcher.resume_position();
+        applied.is_some_and(|at| at.sequence.saturating_sub(self.acknowledged) >= UNACKNOWLEDGED)
+    }
+
     fn acknowledge(&mut self) {
         if let Some(position) = self.watcher.acknowledge() {
+            self.acknowledged = position.sequence;
             self.outbox.acknowledge(position);
         }
     }
