@@ -18,6 +18,7 @@ mod joined;
 mod node;
 mod outage;
 mod panics;
+mod requests;
 mod restore;
 mod revocation;
 mod server;

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::agent::Agent;
-use crate::chance::{Backoff, request_id};
+use crate::chance::Backoff;
 use crate::holding::{Origin, Orphan};
 use crate::topics::Topic;
 
@@ -101,7 +101,6 @@ async fn say(agent: Arc<Agent>, end: End, slots: Arc<Semaphore>) {
 /// True once the server took it, or has nothing to take.
 async fn ask(agent: &Agent, end: &End) -> bool {
     let request = node::EndTaskRequest {
-        request_id: request_id(&*agent.entropy),
         task_id: end.task.to_string(),
         cause: end.cause.to_owned(),
         reason: end.reason.to_owned(),

@@ -13,7 +13,6 @@ use tonic::Status;
 use crate::agent::Agent;
 use crate::begin::Beginning;
 use crate::caller::Caller;
-use crate::chance::request_id;
 use crate::denial::Denial;
 use crate::ends::End;
 use crate::holding::Held;
@@ -140,7 +139,6 @@ impl Agent {
     ) -> Result<Held, Status> {
         let key = PrivateKey::generate().map_err(|error| crate::begin::fault(&error))?;
         let of_task = task::BeginRequest {
-            request_id: request_id(&*self.entropy),
             purpose: "as long as the process".to_owned(),
             ..Default::default()
         };

@@ -8,6 +8,7 @@ use crate::agent::Agent;
 use crate::caller::{Caller, Scope};
 use crate::denial::Denial;
 use crate::holding::Held;
+use crate::view::Missing;
 
 /// A task and the one through which the caller acts on it: the task itself or one above it.
 #[derive(Debug, Clone)]
@@ -57,19 +58,16 @@ impl Agent {
     /// The task of this id, or the only one that the caller holds if the id is empty.
     ///
     /// # Errors
-    /// As [`Self::ruled`]; `NO_TASK` or `SEVERAL_TASKS` where none is named.
-    pub(crate) fn ruled_or_only(
-        &self,
-        caller: &Caller,
-        id: &str,
-        action: &'static str,
-    ) -> Result<Ruled, Status> {
+    /// As [`Self::ruled`]; `NO_TASK` or `SEVERAL_TASKS` where none is named. Nobody was told yet.
+    pub(crate) fn resolve(&self, caller: &Caller, id: &str) -> Result<Ruled, Missing> {
         if !id.is_empty() {
-            return self.ruled(caller, id, action);
+            let id = task_id(id).map_err(Missing::Status)?;
+            let found = self.rule(caller).task(id);
+            return found.ok_or_else(|| Missing::Denied(unknown()));
         }
         let mut held = self.explicit(caller);
         if held.is_empty() {
-            held = self.bound(caller)?;
+            held = self.bound(caller).map_err(Missing::Status)?;
         }
         held.retain(|held| !held.task.is_ended());
         let several = held.len() > 1;
@@ -80,25 +78,27 @@ impl Agent {
             }),
             Some(_) => {
                 let message = "this process holds several tasks";
-                let denial = Denial::invalid("SEVERAL_TASKS", message).fix("name the task");
-                Err(denial.status())
+                let denial = Denial::invalid("SEVERAL_TASKS", message);
+                Err(Missing::Denied(denial.fix("name the task")))
             }
             None => {
                 let denial = Denial::new(Code::NotFound, "NO_TASK", "this process holds no task");
-                Err(self
-                    .denials
-                    .give(caller, action, denial.fix("name the task")))
+                Err(Missing::Denied(denial.fix("name the task")))
             }
         }
     }
 
+    /// Denies the caller what [`Self::resolve`] did not find.
+    pub(crate) fn refuse(&self, caller: &Caller, action: &'static str, denial: Denial) -> Status {
+        match denial.code {
+            // What has to be asked for rightly leaves no story.
+            Code::InvalidArgument => denial.status(),
+            _ => self.denials.give(caller, action, denial),
+        }
+    }
+
     pub(crate) fn no_such_task(&self, caller: &Caller, action: &'static str) -> Status {
-        let message = "no such task, or none that this process sees";
-        self.denials.give(
-            caller,
-            action,
-            Denial::new(Code::NotFound, "NO_SUCH_TASK", message),
-        )
+        self.denials.give(caller, action, unknown())
     }
 }
 
@@ -127,6 +127,11 @@ impl Rule<'_> {
             .is_some_and(|by| by.process() == process);
         held.task.holder.process == Some(process) || began
     }
+}
+
+fn unknown() -> Denial {
+    let message = "no such task, or none that this process sees";
+    Denial::new(Code::NotFound, "NO_SUCH_TASK", message)
 }
 
 /// Reads a task id.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use taskmint_id::SpiffeId;
 use taskmint_id::csr::key_of_csr;
-use taskmint_model::bounded;
+use taskmint_model::{TaskId, bounded};
 use taskmint_wire::{Denied, authority_from_wire, node, task};
 use tonic::{Code, Status};
 
 use crate::agent::Agent;
+use crate::asked::Asked;
 use crate::begin::{Beginning, Begun, fault};
 use crate::caller::{Caller, Connection, Scope};
 use crate::denial::Denial;
@@ -16,7 +17,7 @@ use crate::ends::End;
 use crate::key::PrivateKey;
 use crate::ruling::task_id;
 use crate::task_read::svid;
-use crate::view::starting;
+use crate::view::{Missing, starting};
 
 /// The longest free text: purpose, owner, reason.
 pub(crate) const MAX_TEXT: usize = 1024;
@@ -46,7 +47,9 @@ impl Agent {
             let fix = "delegate instead, or use the node's task socket";
             return Err(self.denials.give(&caller, "Begin", denial.fix(fix)));
         }
-        self.begin_for(connection, caller, ask, String::new()).await
+        let asked = Asked::new("begin", &ask.task.request_id, &ask.task);
+        self.begin_for(connection, caller, ask, String::new(), asked)
+            .await
     }
 
     /// Opens a task below one that the caller sees.
@@ -60,27 +63,45 @@ impl Agent {
             task_id(&request.parent_id)?;
         }
         let caller = self.attest(connection, "Delegate").await?;
-        let parent = if request.parent_id.is_empty() {
-            self.nearest(&caller)?
-        } else {
-            self.ruled(&caller, &request.parent_id, "Delegate")?
-                .held
-                .task
-                .id
-                .to_string()
+        let said = task::DelegateRequest {
+            parent_id: request.parent_id.clone(),
+            task: Some(ask.task.clone()),
         };
-        self.begin_for(connection, caller, ask, parent).await
+        let asked = Asked::new("delegate", &ask.task.request_id, &said);
+        let parent = match self.parent(&caller, &request.parent_id) {
+            Ok(parent) => parent,
+            Err(Missing::Status(status)) => return Err(status),
+            Err(Missing::Denied(denial)) => match self.recall(&caller, &asked).await? {
+                // With no parent there is nothing that an SVID could hang off.
+                Some(answer) => {
+                    return Ok(task::BeginResponse {
+                        task: answer.task,
+                        ..Default::default()
+                    });
+                }
+                None => return Err(self.refuse(&caller, "Delegate", denial)),
+            },
+        };
+        self.begin_for(connection, caller, ask, parent.to_string(), asked)
+            .await
+    }
+
+    /// The task to begin below: the one named, or the nearest.
+    fn parent(&self, caller: &Caller, id: &str) -> Result<TaskId, Missing> {
+        if !id.is_empty() {
+            return Ok(self.resolve(caller, id)?.held.task.id);
+        }
+        self.nearest(caller)
     }
 
     /// The deepest of the tasks that the caller sees, and of those the newest.
-    fn nearest(&self, caller: &Caller) -> Result<String, Status> {
-        let seen = self.bound(caller)?.into_iter();
+    fn nearest(&self, caller: &Caller) -> Result<TaskId, Missing> {
+        let seen = self.bound(caller).map_err(Missing::Status)?.into_iter();
         let nearest = seen.max_by_key(|held| (held.task.depth, held.order));
-        nearest.map(|held| held.task.id.to_string()).ok_or_else(|| {
+        nearest.map(|held| held.task.id).ok_or_else(|| {
             let message = "this process sees no task that another could begin below";
             let denial = Denial::new(Code::NotFound, "NO_TASK", message);
-            self.denials
-                .give(caller, "Delegate", denial.fix("begin a task first"))
+            Missing::Denied(denial.fix("begin a task first"))
         })
     }
 
@@ -90,6 +111,7 @@ impl Agent {
         caller: Caller,
         ask: Ask,
         parent_id: String,
+        asked: Asked,
     ) -> Result<task::BeginResponse, Status> {
         let Ask {
             task,
@@ -120,6 +142,7 @@ impl Agent {
                 .map(|held| held.process().to_string())
                 .unwrap_or_default(),
             spki: spki.clone().or(own_spki).unwrap_or_default(),
+            request_digest: asked.digest(),
             ..Default::default()
         };
         let beginner = caller.held().clone();

@@ -7,6 +7,7 @@ use taskmint_wire::{node, task, task_from_wire};
 use tonic::Status;
 
 use crate::agent::Agent;
+use crate::asked::{Aim, Asked};
 use crate::begin::fault;
 use crate::caller::Connection;
 use crate::denial::Denial;
@@ -27,6 +28,15 @@ impl Way {
             Self::Complete => "completed",
             Self::Fail => "failed",
             Self::Cancel => "cancelled",
+        }
+    }
+
+    /// As requests are scoped (P6).
+    fn method(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Fail => "fail",
+            Self::Cancel => "cancel",
         }
     }
 
@@ -62,6 +72,7 @@ impl Agent {
             task_id: ruled.held.task.id.to_string(),
             ttl_ms: request.ttl_ms,
             caller: Some(caller.to_wire()),
+            request_digest: asked.digest(),
         };
         let call = self
             .server
@@ -76,6 +87,7 @@ impl Agent {
     ) -> Result<task::TaskResponse, Status> {
         request_id(&request.request_id)?;
         text("reason", &request.reason)?;
+        let asked = Asked::new("suspend", &request.request_id, &request);
         let id = request.task_id.clone();
         let change = node::ChangeTaskRequest {
             request_id: request.request_id,
@@ -101,6 +113,7 @@ impl Agent {
         request: task::ResumeRequest,
     ) -> Result<task::TaskResponse, Status> {
         request_id(&request.request_id)?;
+        let asked = Asked::new("resume", &request.request_id, &request);
         let id = request.task_id.clone();
         let change = node::ChangeTaskRequest {
             request_id: request.request_id,
@@ -132,7 +145,7 @@ impl Agent {
         let aim = self.aim(&caller, &request.task_id, way.action(), &asked);
         let ruled = match aim.await? {
             Aim::Task(ruled) => ruled,
-            Aim::Answered(answer) => return Ok(answer),
+            Aim::Answered(answer) => return Ok(*answer),
         };
         let request = node::EndTaskRequest {
             request_id: request.request_id,
@@ -155,6 +168,7 @@ impl Agent {
         Ok(answer)
     }
 
+    /// A change with its task and caller; or what the same request was answered with before.
     async fn change(
         self: &Arc<Self>,
         connection: &Connection,
@@ -172,8 +186,9 @@ impl Agent {
             task_id: ruled.held.task.id.to_string(),
             acting_task_id: ruled.acting.to_string(),
             caller: Some(caller.to_wire()),
+            request_digest: asked.digest(),
             ..change
-        })
+        }))
     }
 
     /// Takes in what the server answered, before the caller hears it.

@@ -125,6 +125,8 @@ pub struct TaskLimits {
     pub max_limit: Duration,
     /// How long a node may be silent before its tasks end (P12).
     pub lease: Duration,
+    /// How many request ids one caller may have remembered.
+    pub max_request_ids: u32,
 }
 
 /// What verifiers are promised.

@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use taskmint_id::SpiffeId;
 use taskmint_lifecycle::{self as lifecycle, Ask, Begun, Defaults};
 use taskmint_mint::{Class, Facts, PublicKey};
 use taskmint_model::{
     Authority, Binding, Entry, EntryId, Holder, Limits, Process, Task, TaskId, TaskKind, Timestamp,
 };
-use taskmint_store::{Change, Commit, CommitError, Expect, RequestKey, RequestRecord};
+use taskmint_store::{Change, Commit, CommitError, Expect};
 
 use crate::entries::no_entry;
 use crate::mint::{MintedX509, X509Plan};
 use crate::refused::{RefusalKind, Refused};
+use crate::requests::{Asked, RequestMark};
 use crate::{Caller, Issuer, Principal};
 
 /// How often a decision is made anew because something changed meanwhile.
@@ -57,25 +57,6 @@ pub struct Begin {
     pub continues: Option<TaskId>,
 }
 
-/// A request id with a digest of what was asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RequestMark {
-    /// Chosen by the caller.
-    pub id: [u8; 16],
-    /// SHA-256 over the content.
-    pub digest: [u8; 32],
-}
-
-impl RequestMark {
-    /// Marks a request by its id and its encoded content.
-    pub fn new(id: [u8; 16], content: &[u8]) -> Self {
-        Self {
-            id,
-            digest: Sha256::digest(content).into(),
-        }
-    }
-}
-
 /// A task that began, with its first SVID where a key came along.
 #[derive(Debug, Clone)]
 pub struct Began {
@@ -112,7 +93,7 @@ impl Issuer {
         &self,
         who: &Principal,
         begin: &Begin,
-        request: Option<&RequestRecord>,
+        asked: &mut Asked<'_>,
     ) -> Result<Option<Began>, Refused> {
         let now = self.clock.now();
         let parent = match begin.parent {
@@ -143,15 +124,7 @@ impl Issuer {
             commit.expect.push(Expect::Task(before.id, before.version));
             commit.changes.push(Change::PutTask(Box::new(after)));
         }
-        if let Some(request) = request {
-            commit.expect.push(Expect::NewRequest(request.key.clone()));
-            let request = RequestRecord {
-                task: id,
-                bucket: task.place.bucket(),
-                ..request.clone()
-            };
-            commit.changes.push(Change::PutRequest(request));
-        }
+        asked.write(&mut commit, &task);
         commit.changes.push(Change::PutTask(Box::new(task.clone())));
         let resource = task.spiffe_id.to_string();
         let audit = self.audit(who, "task.begin", resource, Some(&task), now);
@@ -166,6 +139,7 @@ impl Issuer {
             Err(Interrupted::Conflict) => return Ok(None),
             Err(Interrupted::Refused(refused)) => return Err(refused),
             Err(Interrupted::Unsigned(refused)) => {
+                asked.written(&task);
                 // The task is durable but its first credential was never made: end it, so that
                 // nothing is left running that nobody knows of.
                 drop(
@@ -232,31 +206,11 @@ impl Issuer {
             }
             _ => None,
         };
-        Ok(Some(Began {
+        Ok(Began {
             task,
             svid,
             replayed: true,
-        }))
-    }
-
-    pub(crate) fn request_record(&self, who: &Principal, mark: &RequestMark) -> RequestRecord {
-        let (via, process) = match who {
-            Principal::Workload(caller) => (caller.node.to_string(), Some(caller.process)),
-            other => (other.to_string(), None),
-        };
-        let key = RequestKey {
-            via,
-            process,
-            method: "begin".to_owned(),
-            id: mark.id,
-        };
-        // Task and bucket are known once the task is.
-        RequestRecord {
-            key,
-            digest: mark.digest,
-            task: TaskId::from_octets([0; 16]),
-            bucket: 0,
-        }
+        })
     }
 
     /// Which entry allows the task: the one named, else the only one that the caller matches.

@@ -37,7 +37,7 @@ use taskmint_store::Store;
 use tokio::sync::{broadcast, watch};
 
 pub use authorities::AuthorityView;
-pub use begin::{Began, Begin, RequestMark};
+pub use begin::{Began, Begin};
 pub use crl::{Crl, Crls};
 pub use log::{LogFrame, LogStart, SignedLog};
 pub use mint::{MintedJwt, MintedX509};
@@ -62,6 +62,7 @@ pub struct Issuer {
     entries: entries::EntrySet,
     live: live::Live,
     leases: leases::Leases,
+    requests: requests::Requests,
     bundle: watch::Sender<Arc<Bundle>>,
     changed: broadcast::Sender<Arc<Task>>,
     /// The node whose bars changed last.

@@ -44,6 +44,7 @@ impl Issuer {
             entries,
             live: Default::default(),
             leases: Default::default(),
+            requests: Default::default(),
             bundle,
             changed: broadcast::Sender::new(16_384),
             bars: watch::Sender::new(None),

@@ -8,6 +8,7 @@ use taskmint_store::{Change, Commit, CommitError, Expect, StatusChange, TaskQuer
 
 use crate::begin::ATTEMPTS;
 use crate::refused::{RefusalKind, Refused};
+use crate::requests::{Asked, RequestMark};
 use crate::{Cause, Issuer, Principal};
 
 /// The most tasks of one tree: deeper or wider ones are refused at begin by their limits.
@@ -35,7 +36,7 @@ impl Issuer {
     /// Moves a deadline out.
     ///
     /// # Errors
-    /// Never past its limit nor past the deadline of a task above it.
+    /// Never past its limit nor past the deadline of a task above it; P6.
     pub async fn extend(
         &self,
         who: &Principal,
@@ -64,8 +65,10 @@ impl Issuer {
                 .push(Change::PutTask(Box::new(longer.clone())));
             let audit = self.audit(who, "task.extend", resource, Some(&task), now);
             commit.changes.push(Change::Audit(audit));
+            asked.write(&mut commit, &task);
             match self.store.commit(commit).await {
                 Ok(_) => {
+                    asked.written(&task);
                     self.publish(longer.clone());
                     return Ok(longer);
                 }
@@ -79,7 +82,7 @@ impl Issuer {
     /// Suspends a task and everything below it (P5).
     ///
     /// # Errors
-    /// When it has ended.
+    /// When it has ended; P6.
     pub async fn suspend(
         &self,
         who: &Principal,
@@ -100,9 +103,15 @@ impl Issuer {
     /// Lifts a suspension (P5).
     ///
     /// # Errors
-    /// When a higher rank placed it, or there is none.
-    pub async fn resume(&self, who: &Principal, id: TaskId) -> Result<Task, Refused> {
-        self.change_tree(who, id, "task.resume", |tree, above, now| {
+    /// When a higher rank placed it, or there is none; P6.
+    pub async fn resume(
+        &self,
+        who: &Principal,
+        id: TaskId,
+        request: Option<&RequestMark>,
+    ) -> Result<Task, Refused> {
+        let mut asked = self.asked(who, request);
+        let rule = |tree: Tree, above: &[Task], now| {
             let by = actor(who, &tree.top, above)?;
             let suspended = above.iter().any(|task| task.state.name() == "suspended");
             Ok(lifecycle::resume(tree, by, suspended, now)?)
@@ -243,11 +252,12 @@ impl Issuer {
     }
 
     /// Reads a tree, applies a rule, commits what it says; again if something changed meanwhile.
-    async fn change_tree(
-        &self,
+    async fn change_tree<'a>(
+        &'a self,
         who: &Principal,
         id: TaskId,
         action: &'static str,
+        asked: &mut Asked<'a>,
         rule: impl Fn(Tree, &[Task], Timestamp) -> Result<Changes, Refused>,
     ) -> Result<(Task, u64), Refused> {
         for _ in 0..ATTEMPTS {
@@ -271,6 +281,12 @@ impl Issuer {
                     changes.committed_at(committed.sequence);
                     for (task, _) in &changes.tasks {
                         self.publish(task.clone());
+                    }
+                    if changes.lift
+                        && let Some(node) = &top.holder.node
+                    {
+                        // An event of a live task says nothing about bars.
+                        self.bars_changed(node);
                     }
                     let task = changes.tasks.into_iter().map(|(task, _)| task);
                     let task = task.into_iter().find(|task| task.id == id).unwrap_or(top);

@@ -289,7 +289,9 @@ impl Admin for AdminService {
             .entry(entry)
             .map(|entry| entry.spiffe_id.clone());
         access.check(Verb::Begin, spiffe_id.as_ref())?;
-        let mut begin = requests::begin(&ask.task.unwrap_or_default())?;
+        let of_task = ask.task.clone().unwrap_or_default();
+        let request = requests::mark(Method::Begin, &of_task.request_id, &[], || ask.clone())?;
+        let mut begin = requests::begin(&of_task, request)?;
         begin.entry = Some(entry);
         begin.node = optional("node_id", &ask.node_id)?;
         begin.parent = optional("parent_id", &ask.parent_id)?;

@@ -134,8 +134,9 @@ impl Nodes for NodeService {
         let node = self.node(&request).await?;
         let ask = request.into_inner();
         let who = requests::caller(&node, ask.caller.as_ref(), None)?;
+        let request = requests::begin_mark(&ask)?;
         let of_task = ask.task.clone().unwrap_or_default();
-        let mut begin = requests::begin(&of_task)?;
+        let mut begin = requests::begin(&of_task, request)?;
         begin.implicit = optional("implicit_entry_id", &ask.implicit_entry_id)?;
         begin.parent = optional("parent_id", &ask.parent_id)?;
         begin.continues = optional("continues", &ask.continues)?;
@@ -525,6 +526,18 @@ fn change(
         id,
         ask,
     ))
+}
+
+fn change_mark(
+    method: Method,
+    ask: &node::ChangeTaskRequest,
+) -> Result<Option<RequestMark>, BadField> {
+    let content = || node::ChangeTaskRequest {
+        caller: None,
+        acting_task_id: String::new(),
+        ..ask.clone()
+    };
+    requests::mark(method, &ask.request_id, &ask.request_digest, content)
 }
 
 fn bounded_batch(len: usize) -> Result<(), Status> {

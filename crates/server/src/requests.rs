@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prost::Message;
 use taskmint_id::SpiffeId;
-use taskmint_issuer::{Begin, Caller, Cause, Principal, RequestMark};
+use taskmint_issuer::{Begin, Caller, Cause, Method, Principal, RequestMark};
 use taskmint_mint::{KeyAlgorithm, PublicKey};
 use taskmint_model::{Limits, Node, TaskId};
 use taskmint_wire::{
@@ -67,10 +67,61 @@ pub(crate) fn caller(
     }))
 }
 
-/// What a task's begin asks for. The digest that recognises a retry covers what the caller said,
-/// and not the key, which a retry makes anew.
-pub(crate) fn begin(ask: &task::BeginRequest) -> Result<Begin, BadField> {
-    let mark = request_id(&ask.request_id)?.map(|id| RequestMark::new(id, &ask.encode_to_vec()));
+/// The mark of a request that has an id (P6). An agent sends the digest of what its caller asked
+/// for; where there is none, it is made over `content`.
+pub(crate) fn mark<M: Message>(
+    method: Method,
+    id: &[u8],
+    digest: &[u8],
+    content: impl FnOnce() -> M,
+) -> Result<Option<RequestMark>, BadField> {
+    let id = request_id(id)?;
+    let digest = match digest {
+        [] => None,
+        digest => Some(request_digest(digest)?),
+    };
+    Ok(id.map(|id| match digest {
+        Some(digest) => RequestMark { method, id, digest },
+        None => RequestMark::new(method, id, &content().encode_to_vec()),
+    }))
+}
+
+/// The mark of a request that an agent asks about.
+pub(crate) fn recall(ask: &node::RecallTaskRequest) -> Result<RequestMark, BadField> {
+    let method = Method::from_name(&ask.method)
+        .ok_or_else(|| BadField::new("method", "is none that takes a request id"))?;
+    let id =
+        request_id(&ask.request_id)?.ok_or_else(|| BadField::new("request_id", "is missing"))?;
+    let digest = request_digest(&ask.request_digest)?;
+    Ok(RequestMark { method, id, digest })
+}
+
+fn request_digest(octets: &[u8]) -> Result<[u8; 32], BadField> {
+    let wrong = |_| BadField::new("request_digest", "must have 32 octets");
+    octets.try_into().map_err(wrong)
+}
+
+/// The mark of a begin by way of an agent. It does not cover the key, which a retry makes anew, nor
+/// the caller, which it is scoped to.
+pub(crate) fn begin_mark(ask: &node::BeginTaskRequest) -> Result<Option<RequestMark>, BadField> {
+    let method = if ask.parent_id.is_empty() {
+        Method::Begin
+    } else {
+        Method::Delegate
+    };
+    let id = ask.task.as_ref().map_or(&[][..], |task| &task.request_id);
+    mark(method, id, &ask.request_digest, || node::BeginTaskRequest {
+        caller: None,
+        spki: Vec::new(),
+        ..ask.clone()
+    })
+}
+
+/// What a task's begin asks for.
+pub(crate) fn begin(
+    ask: &task::BeginRequest,
+    request: Option<RequestMark>,
+) -> Result<Begin, BadField> {
     let limits = ask.limits.as_ref().map(|limits| {
         let depth = u8::try_from(limits.max_depth).unwrap_or(u8::MAX);
         Limits {
@@ -80,7 +131,7 @@ pub(crate) fn begin(ask: &task::BeginRequest) -> Result<Begin, BadField> {
     });
     let owner = text("owner", &ask.owner)?;
     Ok(Begin {
-        request: mark,
+        request,
         parent: None,
         implicit: None,
         entry: None,
@@ -117,5 +168,15 @@ pub(crate) fn cause(name: &str) -> Result<Cause, BadField> {
             "cause",
             "must be completed, failed, cancelled or holder_died",
         )),
+    }
+}
+
+/// Which call of the task API an end was, by its cause.
+pub(crate) fn end_method(cause: Cause) -> Method {
+    match cause {
+        Cause::COMPLETED => Method::Complete,
+        Cause::FAILED => Method::Fail,
+        Cause::REVOKED => Method::Revoke,
+        _ => Method::Cancel,
     }
 }

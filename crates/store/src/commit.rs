@@ -146,6 +146,19 @@ pub struct RequestRecord {
     pub bucket: u32,
 }
 
+/// How many requests of one caller are remembered until one bucket is swept (P6).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestCount {
+    /// The node or admin that passed them on.
+    pub via: String,
+    /// The caller's process, where there is one.
+    pub process: Option<Process>,
+    /// Swept with this bucket.
+    pub bucket: u32,
+    /// How many; at least one.
+    pub count: u32,
+}
+
 /// What a commit became.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Committed {

@@ -49,6 +49,7 @@ macro_rules! conformance {
             a_cascade_is_one_commit,
             a_token_is_consumed_by_one_key,
             requests_are_scoped,
+            requests_are_counted_by_caller,
             one_of_many_commits_on_a_version_wins,
             one_of_many_equal_requests_is_new,
             sequence_numbers_have_no_gap,

@@ -346,6 +346,30 @@ fn status(view: &dyn View, place: Place, log: LogId) -> Result<Status, StoreErro
     Ok(chunk.map_or(Status::Valid, |chunk| chunk.get(position)))
 }
 
+fn request_counts(view: &dyn View) -> Result<Vec<RequestCount>, StoreError> {
+    let floor = ledger(view)?.floor;
+    let mut counts = BTreeMap::<_, u32>::new();
+    each(view, span::requests(), |row| {
+        let request = take!(row, Request)?;
+        if request.bucket >= floor {
+            let key = &request.key;
+            *counts
+                .entry((key.via.clone(), key.process, request.bucket))
+                .or_default() += 1;
+        }
+        Ok(true)
+    })?;
+    let counts = counts.into_iter();
+    Ok(counts
+        .map(|((via, process, bucket), count)| RequestCount {
+            via,
+            process,
+            bucket,
+            count,
+        })
+        .collect())
+}
+
 fn newest_denials(view: &dyn View, max: usize) -> Result<Vec<Denial>, StoreError> {
     let newest = ledger(view)?.denials;
     let mut found = Vec::new();

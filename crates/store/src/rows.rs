@@ -265,6 +265,10 @@ pub(crate) mod span {
         Key::Audit(from)..=Key::Audit(u64::MAX)
     }
 
+    pub(crate) fn requests() -> RangeInclusive<Key> {
+        Key::Request([0; 32])..=Key::Request([u8::MAX; 32])
+    }
+
     pub(crate) fn entries() -> RangeInclusive<Key> {
         let [first, last] = [0, u8::MAX].map(|octet| EntryId::from_octets([octet; 16]));
         Key::Entry(first)..=Key::Entry(last)

@@ -640,6 +640,10 @@ impl Nodes for Fake {
         request: Request<node::EndTaskRequest>,
     ) -> Result<Response<task::EndResponse>, Status> {
         let ask = request.into_inner();
+        if !ask.request_id.is_empty() {
+            let (id, task) = (ask.request_id.clone(), ask.task_id.clone());
+            self.state(|state| state.requests.insert(id, task));
+        }
         self.state(|state| state.ended.push(ask.clone()));
         let known = self.0.state.lock().tasks.get(&ask.task_id).cloned();
         let task = match known {
@@ -658,7 +662,12 @@ impl Nodes for Fake {
         &self,
         request: Request<task::WaitRequest>,
     ) -> Result<Response<Self::WaitTaskStream>, Status> {
-        let known = self.0.state.lock().tasks.contains_key(&request.get_ref().task_id);
+        let known = self
+            .0
+            .state
+            .lock()
+            .tasks
+            .contains_key(&request.get_ref().task_id);
         if !known {
             return Err(Denied::new(Code::NotFound, "NO_SUCH_TASK", "no such task").into());
         }
@@ -682,7 +691,7 @@ impl Nodes for Fake {
             let id = state.requests.get(&ask.request_id).cloned()?;
             state.tasks.get(&id).cloned()
         });
-        let missing = || Denied::new(Code::NotFound, "NO_SUCH_REQUEST", "none").into();
+        let missing = || Status::from(Denied::new(Code::NotFound, "NO_SUCH_REQUEST", "none"));
         Ok(Response::new(task::EndResponse {
             task: Some(recalled.ok_or_else(missing)?),
             position: 7,

@@ -280,6 +280,10 @@ impl TaskLimits {
         Self {
             max_limit: reader.value("max_limit").within(MINUTE..=30 * DAY).or(DAY),
             lease: reader.value("lease").within(SECOND..=HOUR).or(MINUTE),
+            max_request_ids: reader
+                .value("max_request_ids")
+                .within(1..=1_000_000)
+                .or(4_096),
         }
     }
 }

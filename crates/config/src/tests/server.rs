@@ -264,6 +264,7 @@ fn the_defaults_are_those_of_the_design() {
     assert_eq!(config.credentials.backdate, seconds(30));
     assert_eq!(config.tasks.max_limit, seconds(86_400));
     assert_eq!(config.tasks.lease, seconds(60));
+    assert_eq!(config.tasks.max_request_ids, 4_096);
     assert_eq!(config.revocation.max_age, seconds(30));
     assert_eq!(config.revocation.heartbeat, seconds(10));
     assert_eq!(config.revocation.leeway, seconds(60));

@@ -7,7 +7,9 @@ use taskmint_model::{Actor, Cause, EndTrace, State, Task};
 use taskmint_status::{LogId, Place, Status};
 
 use super::sample::{self, BUCKET, HOUR, NOW};
-use crate::{Change, Commit, CommitError, Expect, Malformed, RequestKey, StatusChange, Store};
+use crate::{
+    Change, Commit, CommitError, Expect, Malformed, RequestCount, RequestKey, StatusChange, Store,
+};
 
 /// Whether a commit of this expectation alone goes through.
 async fn holds<S: Store>(store: &Arc<S>, expect: Expect) -> bool {
@@ -386,4 +388,44 @@ pub async fn requests_are_scoped<S: Store>(store: &Arc<S>) {
         assert_eq!(store.request(&other).await.unwrap(), None, "{other:?}");
         assert!(holds(store, Expect::NewRequest(other)).await);
     }
+}
+
+/// What bounds the requests of a caller can be read again after a restart (P6).
+pub async fn requests_are_counted_by_caller<S: Store>(store: &Arc<S>) {
+    let requests = [
+        (1, 5, BUCKET),
+        (2, 5, BUCKET),
+        (3, 5, BUCKET + 1),
+        (4, 6, BUCKET),
+    ];
+    for (id, pid, bucket) in requests {
+        let mut request = sample::request(id, bucket);
+        request.key.process = Some(sample::process(pid));
+        store
+            .commit(only(Change::PutRequest(request)))
+            .await
+            .unwrap();
+    }
+    let mut admins = sample::request(5, BUCKET);
+    admins.key.process = None;
+    store
+        .commit(only(Change::PutRequest(admins.clone())))
+        .await
+        .unwrap();
+    let mut counted = store.request_counts().await.unwrap();
+    counted.sort();
+    let expected = |process: Option<u32>, bucket, count| RequestCount {
+        via: admins.key.via.clone(),
+        process: process.map(sample::process),
+        bucket,
+        count,
+    };
+    let mut all = [
+        expected(None, BUCKET, 1),
+        expected(Some(5), BUCKET, 2),
+        expected(Some(5), BUCKET + 1, 1),
+        expected(Some(6), BUCKET, 1),
+    ];
+    all.sort();
+    assert_eq!(counted, all);
 }

@@ -57,6 +57,14 @@ pub async fn a_sweep_takes_whole_buckets<S: Store>(store: &Arc<S>) {
     assert_eq!(store.children(old.id).await.unwrap(), []);
     assert_eq!(store.issuances(old.place, 9).await.unwrap(), []);
     assert_eq!(store.request(&sample::request_key(1)).await.unwrap(), None);
+    let counts = store.request_counts().await.unwrap();
+    assert_eq!(
+        counts
+            .iter()
+            .map(|of| (of.bucket, of.count))
+            .collect::<Vec<_>>(),
+        [(BUCKET + 1, 1)]
+    );
     assert_eq!(store.status(old.place).await.unwrap(), Status::Ended);
     let refused = store.place(BUCKET).await;
     assert!(
