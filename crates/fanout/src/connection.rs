@@ -276,7 +276,9 @@ where
         let streams = self
             .streams
             .iter_mut()
-            .filter_map(|s| s.deadline(lane, now));
+            .filter_map(|stream| stream.deadline(lane, now))
+            // What is due and could not be done now waits for something else to happen.
+            .filter(|at| *at > now);
         others
             .into_iter()
             .flatten()

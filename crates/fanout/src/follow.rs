@@ -253,7 +253,14 @@ impl<S: Source> Follow<S> {
 
     fn load(&mut self, lane: &Shared<S>) {
         let (era, source) = (lane.feed.era(), Arc::clone(&lane.source));
-        let pending: Pending<_> = Box::pin(async move { source.checkpoint().await });
+        // Not behind what it has, and not so far behind that another one would follow at once.
+        let has = match self.cursor.era == Some(era) {
+            true => self.cursor.sequence,
+            false => 0,
+        };
+        let newest = lane.feed.position();
+        let least = newest.saturating_sub(lane.settings.behind).max(has);
+        let pending: Pending<_> = Box::pin(async move { source.checkpoint(least).await });
         self.checkpoint = Some(Loading { era, pending });
     }
 

@@ -27,9 +27,12 @@ pub trait Source: Send + Sync + 'static {
         open: wire::Open,
     ) -> impl Future<Output = Result<Admission<Self::Watcher>, Status>> + Send;
 
-    /// A checkpoint from which the feed's records lead on to the newest head, shared by all who
-    /// ask until there is a better one.
-    fn checkpoint(&self) -> impl Future<Output = Result<Arc<Checkpoint>, Status>> + Send;
+    /// A checkpoint of position `least` or a later one, from which the feed's records lead on to
+    /// the newest head. It is shared by all who ask until there is a better one.
+    fn checkpoint(
+        &self,
+        least: u64,
+    ) -> impl Future<Output = Result<Arc<Checkpoint>, Status>> + Send;
 
     /// A head over this nonce and everything that is in the feed, signed for one watcher. Records
     /// that it covers and the feed has not yet may come later.

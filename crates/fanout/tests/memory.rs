@@ -113,7 +113,7 @@ async fn who_never_reads_costs_no_more_than_64_kib() {
     };
     // What there is but once, and whatever the allocator wants to begin with.
     come(50);
-    log.checkpoint().await.unwrap();
+    log.checkpoint(0).await.unwrap();
     publish(&log).await;
     let before = resident();
     come(WATCHERS);

@@ -157,8 +157,8 @@ impl Source for Log {
         })
     }
 
-    async fn checkpoint(&self) -> Result<Arc<Checkpoint>, Status> {
-        let sequence = self.checkpoint.load(Ordering::SeqCst);
+    async fn checkpoint(&self, least: u64) -> Result<Arc<Checkpoint>, Status> {
+        let sequence = self.checkpoint.load(Ordering::SeqCst).max(least);
         let revision = self.revision.load(Ordering::SeqCst);
         let mut made = self.made.lock();
         if let Some((at, made)) = &*made

@@ -169,6 +169,28 @@ async fn a_full_window_is_no_excuse() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nonces_of_one_who_cannot_be_answered_keep_no_lane_busy() {
+    let log = Log::new(0, 500);
+    let lane = log
+        .fanout(Settings::default())
+        .lane(CancellationToken::new());
+    // Nothing is published yet: there is no head to answer with.
+    let mut client = client(&lane, "peer", endpoint()).await;
+    let mut watcher = Watcher::open(&mut client, open("w", 0)).await;
+    becomes(|| log.open() == 1).await;
+    for number in 1..30 {
+        watcher.nonce([number; 16]);
+    }
+    // Time passes by itself only while nobody is busy.
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    log.end(1);
+    watcher
+        .listen(|heard| heard.nonces.len() == 29)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_is_not_there_any_more_is_found_out() {
     let log = Log::new(0, 500);
     let fanout = log.fanout(Settings::default());
