@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use taskmint_mint::{CrlNumber, CrlReason, CrlRequest, Request, Revoked};
 use taskmint_model::{AuthorityId, Cause, State, Timestamp};
 use taskmint_status::record::Change;
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 
 use crate::Issuer;
 use crate::refused::Refused;
+use crate::standing::tag;
 
 /// The most records that are read at once.
 const BATCH: usize = 4096;
@@ -40,7 +42,9 @@ pub struct Crl {
     /// How many certificates are on it.
     pub entries: usize,
     /// DER.
-    pub der: Vec<u8>,
+    pub der: Bytes,
+    /// Tells it from all others.
+    pub tag: String,
 }
 
 /// One list for each CA key that signs, did sign, or will.
@@ -162,7 +166,8 @@ impl Issuer {
                 made_at: now,
                 next_update,
                 entries,
-                der: signed.bytes,
+                tag: tag(&signed.bytes),
+                der: signed.bytes.into(),
             }));
         }
         Ok(lists)

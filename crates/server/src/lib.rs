@@ -13,6 +13,7 @@ mod keys;
 mod limits;
 mod metrics;
 mod nodes;
+mod public;
 mod receipts;
 mod refusal;
 mod requests;

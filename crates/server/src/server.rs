@@ -31,7 +31,7 @@ use crate::identity::OwnIdentity;
 use crate::limits::Limits;
 use crate::nodes::NodeService;
 use crate::watch::{Most, RevocationService};
-use crate::{keys, metrics, store};
+use crate::{keys, metrics, public, store};
 
 /// A request of more than this is refused before it is read.
 const MAX_MESSAGE: usize = 4 << 20;
@@ -56,6 +56,7 @@ pub struct Bound {
     http: TcpListener,
     admin: UnixListener,
 }
+    public: Option<TcpListener>,
 
 /// A server that runs.
 #[derive(Debug, Clone)]
@@ -70,6 +71,8 @@ pub struct Running {
     pub http_address: SocketAddr,
     /// Where this host's administrators connect.
     pub admin_socket: PathBuf,
+    /// Where those connect who don't watch, if anywhere.
+    pub public_address: Option<SocketAddr>,
 }
 
 /// Why a server can't serve. The chain of causes says it all.
@@ -109,6 +112,10 @@ impl Server {
         Ok(Bound {
             config,
             clock,
+        let public = match config.public.listen {
+            Some(address) => Some(tcp(address).await?),
+            None => None,
+        };
             entropy,
             nodes,
             watch,
@@ -117,6 +124,7 @@ impl Server {
         })
     }
 }
+            public,
 
 impl Bound {
     /// Starts serving: opens the store, loads the keys, applies deadlines, and only then answers.
@@ -140,6 +148,10 @@ impl Bound {
         };
         self.start_upkeep(tasks, &issuer);
         self.start_listeners(tasks, &running).await?;
+            public_address: match &self.public {
+                Some(public) => Some(public.local_addr().context("the public listener")?),
+                None => None,
+            },
         tracing::info!(
             trust_domain = %issuer.settings().trust_domain,
             nodes = %running.address,
@@ -187,6 +199,14 @@ impl Bound {
         tasks.spawn("ends", async move {
             tokio::select! {
                 () = ends.end_in_time() => {}
+        let (lists, stop) = (Arc::clone(issuer), tasks.shutdown().requested());
+        tasks.spawn("crls", async move {
+            tokio::select! {
+                () = lists.keep_crls() => {}
+                () = stop => {}
+            }
+            Ok::<_, ServeError>(())
+        });
                 () = stop => {}
             }
             Ok::<_, ServeError>(())
@@ -283,6 +303,9 @@ impl Bound {
         let router = grpc().add_service(admin).add_service(reflection);
         tasks.spawn(
             "admin",
+        if let Some(listener) = self.public {
+            public::start(tasks, listener, &self.config, issuer, &own, &self.clock)?;
+        }
             router.serve_with_incoming_shutdown(Box::pin(incoming), stop),
         );
 
@@ -348,6 +371,10 @@ fn settings(config: &ServerConfig) -> anyhow::Result<Settings> {
     settings.heartbeat = config.revocation.heartbeat;
     settings.leeway = config.revocation.leeway;
     settings.waited_for = config.watch.waited_for.iter().cloned().collect();
+    settings.crl_ttl = config.crl.ttl;
+    settings.crl_interval = config.crl.interval;
+    settings.status_list_ttl = config.status_list.ttl;
+    settings.status_list_lifetime = config.status_list.lifetime;
     let grants = config.admin.grants.iter();
     let watching = grants.filter(|grant| grant.verbs.contains(&Verb::Watch));
     let watching = watching.map(|grant| grant.principal.clone());
@@ -375,6 +402,7 @@ fn policy(settings: &Settings, config: &ServerConfig) -> Policy {
     policy.max_limit = settings
         .defaults
         .max_limit
+    policy.max_list_age = settings.crl_ttl.max(settings.status_list_lifetime) + room;
         .max(settings.node_ttl)
         .max(settings.server_ttl)
         + Duration::from_secs(60);
