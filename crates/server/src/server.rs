@@ -223,11 +223,7 @@ impl Bound {
         }
     }
 
-    async fn start_listeners(
-        self,
-        tasks: &Tasks,
-        running: &Running,
-    ) -> anyhow::Result<()> {
+    async fn start_listeners(self, tasks: &Tasks, running: &Running) -> anyhow::Result<()> {
         let issuer = &running.issuer;
         let (own, renewal) = OwnIdentity::start(issuer).await?;
         let (keep, of) = (own.clone(), Arc::clone(issuer));
@@ -310,9 +306,7 @@ impl Bound {
         );
 
         let of = Arc::clone(issuer);
-        let router = health::router(tasks.readiness().clone(), move || {
-            metrics::text(&of)
-        });
+        let router = health::router(tasks.readiness().clone(), move || metrics::text(&of));
         let serve = health::serve(self.http, router, tasks.shutdown().clone());
         tasks.spawn_support("http", serve);
         Ok(())

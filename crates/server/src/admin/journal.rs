@@ -1,0 +1,55 @@
+//! What was refused, and what was done.
+
+use taskmint_config::Verb;
+use taskmint_wire::{admin, field};
+use tonic::{Code, Request, Response, Status};
+
+use super::{AdminService, convert, page, store};
+use crate::refusal::deny;
+
+impl AdminService {
+    pub(super) async fn explain(
+        &self,
+        request: Request<admin::ExplainRequest>,
+    ) -> Result<Response<admin::Denial>, Status> {
+        self.access(&request)?.check(Verb::Read, None)?;
+        let id = field("denial_id", &request.get_ref().denial_id)?;
+        let denial = self.issuer.store().denial(id).await.map_err(store)?;
+        let gone = || {
+            deny(
+                Code::NotFound,
+                "NO_SUCH_DENIAL",
+                "no such denial, or it is too old",
+            )
+        };
+        Ok(Response::new((&denial.ok_or_else(gone)?).into()))
+    }
+
+    pub(super) async fn list_denials(
+        &self,
+        request: Request<admin::ListDenialsRequest>,
+    ) -> Result<Response<admin::ListDenialsResponse>, Status> {
+        self.access(&request)?.check(Verb::Read, None)?;
+        let size = page::size(request.get_ref().page_size);
+        let denials = self.issuer.store().denials(size).await.map_err(store)?;
+        let denials = denials.iter().map(Into::into).collect();
+        Ok(Response::new(admin::ListDenialsResponse { denials }))
+    }
+
+    pub(super) async fn list_audit(
+        &self,
+        request: Request<admin::ListAuditRequest>,
+    ) -> Result<Response<admin::ListAuditResponse>, Status> {
+        self.access(&request)?.check(Verb::Read, None)?;
+        let ask = request.into_inner();
+        let lines = self
+            .issuer
+            .store()
+            .audit(ask.from.max(1), page::size(ask.page_size))
+            .await;
+        let lines = lines.map_err(store)?.into_iter().map(convert::audit_line);
+        Ok(Response::new(admin::ListAuditResponse {
+            lines: lines.collect(),
+        }))
+    }
+}
