@@ -16,6 +16,7 @@ mod grants;
 mod harness;
 mod joined;
 mod node;
+mod lists;
 mod outage;
 mod panics;
 mod requests;

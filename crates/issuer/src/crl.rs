@@ -106,7 +106,9 @@ impl Issuer {
                 continue;
             }
             let next = index.published_at + self.settings.crl_ttl / 2;
-            let due = tokio::time::sleep(next.since(self.clock.now()));
+            // No longer than this: a wall clock may jump, and a machine sleep.
+            let pause = next.since(self.clock.now()).min(self.settings.crl_interval);
+            let due = tokio::time::sleep(pause);
             tokio::select! {
                 _ = position.changed() => {}
                 _ = bundle.changed() => {}
