@@ -3,6 +3,8 @@
 //! A record is visible only under a signed head, and a head is signed only over records that are
 //! on disk (contract line 2).
 
+mod checkpoints;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -48,11 +50,11 @@ pub enum LogFrame {
         /// The position.
         sequence: u64,
         /// Canonical bytes.
-        body: Vec<u8>,
+        body: Bytes,
         /// Signature over them.
-        signature: Vec<u8>,
+        signature: Bytes,
         /// Packed maps by bucket.
-        maps: Vec<(u32, Vec<u8>)>,
+        maps: Vec<(u32, Bytes)>,
     },
     /// Contiguous records.
     Delta(Vec<Record>),
@@ -213,7 +215,7 @@ impl Issuer {
         });
         let floor = floors.next_back().unwrap_or(signed.floor);
         // The wall clock may be set back; the time of heads may not go back with it (P15).
-        let at = self.clock.now().max(signed.at);
+        let at = now.max(signed.at);
         let identity = self.store.identity();
         let request = HeadRequest {
             log: identity.log,
@@ -236,7 +238,7 @@ impl Issuer {
             at,
             body: answer.bytes,
             signature: answer.signature,
-            key_revision: self.signed.key_revision.load(Ordering::Relaxed),
+            key_revision: self.signed.key_revision(),
         })
     }
 
@@ -291,6 +293,7 @@ impl Issuer {
         let mut position = self.store.position();
         let heartbeat = self.settings.heartbeat;
         loop {
+            let signed = tokio::time::Instant::now();
             if let Err(error) = self.sign_head(None).await {
                 tracing::error!(%error, "no head could be signed; verifiers close if this lasts");
                 tokio::time::sleep(std::time::Duration::from_millis(250)).await;
