@@ -155,6 +155,8 @@ pub struct WatchLimits {
     pub waited_for: Vec<SpiffeId>,
     /// How many records behind a watcher may be before it gets a checkpoint instead.
     pub checkpoint_after: u64,
+    /// Threads that serve watchers; one for each core if not set.
+    pub threads: Option<u32>,
 }
 
 /// How often may be asked.

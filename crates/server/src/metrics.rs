@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use taskmint_fanout::Readings;
 use taskmint_issuer::Issuer;
 
 /// The text of `/metrics` (OpenMetrics).
-pub(crate) fn text(issuer: &Arc<Issuer>) -> String {
+pub(crate) fn text(issuer: &Arc<Issuer>, watching: Readings) -> String {
     let position = *issuer.store().position().borrow();
-    let gauges: [(&str, &str, u64); 5] = [
+    let gauges: [(&str, &str, u64); 6] = [
         (
             "taskmint_live_tasks",
             "tasks that have not ended",
@@ -33,6 +34,11 @@ pub(crate) fn text(issuer: &Arc<Issuer>) -> String {
             "streams that follow the revocation log",
             count(issuer.watchers().count()),
         ),
+        (
+            "taskmint_watch_connections",
+            "connections to the watch listener",
+            watching.connections,
+        ),
     ];
     let mut text = String::new();
     for (name, help, value) in gauges {
@@ -40,8 +46,53 @@ pub(crate) fn text(issuer: &Arc<Issuer>) -> String {
             "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"
         ));
     }
+    for (name, help, value) in of_watching(&watching) {
+        text.push_str(&format!(
+            "# HELP {name} {help}\n# TYPE {name} counter\n{name}_total {value}\n"
+        ));
+    }
     text.push_str("# EOF\n");
     text
+}
+
+fn of_watching(of: &Readings) -> [(&'static str, &'static str, u64); 7] {
+    [
+        (
+            "taskmint_watch_bytes",
+            "bytes sent to watchers, before encryption",
+            of.octets,
+        ),
+        (
+            "taskmint_watch_heads",
+            "heads sent to watchers, with what they cover",
+            of.frames,
+        ),
+        (
+            "taskmint_watch_checkpoints",
+            "checkpoints sent to watchers",
+            of.checkpoints,
+        ),
+        (
+            "taskmint_watch_refused",
+            "connections to the watch listener that found no room",
+            of.refused,
+        ),
+        (
+            "taskmint_watch_handshakes_failed",
+            "handshakes at the watch listener that failed or took too long",
+            of.failed,
+        ),
+        (
+            "taskmint_watch_dropped_slow",
+            "watchers dropped because they did not read",
+            of.slow,
+        ),
+        (
+            "taskmint_watch_dropped_silent",
+            "connections dropped because nobody answered",
+            of.silent,
+        ),
+    ]
 }
 
 /// A number of things, as the wire has it.

@@ -20,8 +20,7 @@ use taskmint_store::Store;
 use taskmint_verifier::tls::{self, Clients};
 use taskmint_wire::admin::admin_server::AdminServer;
 use taskmint_wire::node::nodes_server::NodesServer;
-use taskmint_wire::revocation::revocation_server::RevocationServer;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tonic::transport::Server as Grpc;
 
 use crate::admin::AdminService;
@@ -30,14 +29,16 @@ use crate::connection::{accept, accept_admins};
 use crate::identity::OwnIdentity;
 use crate::limits::Limits;
 use crate::nodes::NodeService;
-use crate::watch::{Most, RevocationService};
-use crate::{keys, metrics, public, store};
+use crate::{keys, metrics, public, store, watch};
 
 /// A request of more than this is refused before it is read.
 const MAX_MESSAGE: usize = 4 << 20;
 
 /// A peer that does not answer a ping for this long is gone.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// Watchers that come back at once wait in the kernel for their turn; it may allow fewer.
+const BACKLOG: u32 = 4096;
 
 /// A server that has its configuration, and nothing else yet.
 pub struct Server {
@@ -54,9 +55,9 @@ pub struct Bound {
     nodes: TcpListener,
     watch: TcpListener,
     http: TcpListener,
+    public: Option<TcpListener>,
     admin: UnixListener,
 }
-    public: Option<TcpListener>,
 
 /// A server that runs.
 #[derive(Debug, Clone)]
@@ -69,10 +70,10 @@ pub struct Running {
     pub watch_address: SocketAddr,
     /// Where `/live`, `/ready` and `/metrics` are.
     pub http_address: SocketAddr,
-    /// Where this host's administrators connect.
-    pub admin_socket: PathBuf,
     /// Where those connect who don't watch, if anywhere.
     pub public_address: Option<SocketAddr>,
+    /// Where this host's administrators connect.
+    pub admin_socket: PathBuf,
 }
 
 /// Why a server can't serve. The chain of causes says it all.
@@ -106,25 +107,27 @@ impl Server {
                 .await
                 .with_context(|| format!("cannot listen on {address}"))
         };
-        let (nodes, watch) = (tcp(config.listen).await?, tcp(config.watch_listen).await?);
+        let nodes = tcp(config.listen).await?;
+        let watch = bind_watch(config.watch_listen)
+            .with_context(|| format!("cannot listen on {}", config.watch_listen))?;
         let http = tcp(config.http_listen).await?;
-        let admin = bind_admin(&config.admin.socket).await?;
-        Ok(Bound {
-            config,
-            clock,
         let public = match config.public.listen {
             Some(address) => Some(tcp(address).await?),
             None => None,
         };
+        let admin = bind_admin(&config.admin.socket).await?;
+        Ok(Bound {
+            config,
+            clock,
             entropy,
             nodes,
             watch,
             http,
+            public,
             admin,
         })
     }
 }
-            public,
 
 impl Bound {
     /// Starts serving: opens the store, loads the keys, applies deadlines, and only then answers.
@@ -144,14 +147,14 @@ impl Bound {
             address: self.nodes.local_addr().context("the node listener")?,
             watch_address: self.watch.local_addr().context("the watch listener")?,
             http_address: self.http.local_addr().context("the http listener")?,
-            admin_socket: self.config.admin.socket.clone(),
-        };
-        self.start_upkeep(tasks, &issuer);
-        self.start_listeners(tasks, &running).await?;
             public_address: match &self.public {
                 Some(public) => Some(public.local_addr().context("the public listener")?),
                 None => None,
             },
+            admin_socket: self.config.admin.socket.clone(),
+        };
+        self.start_upkeep(tasks, &issuer);
+        self.start_listeners(tasks, &running).await?;
         tracing::info!(
             trust_domain = %issuer.settings().trust_domain,
             nodes = %running.address,
@@ -195,10 +198,6 @@ impl Bound {
             }
             Ok::<_, ServeError>(())
         });
-        let stop = tasks.shutdown().requested();
-        tasks.spawn("ends", async move {
-            tokio::select! {
-                () = ends.end_in_time() => {}
         let (lists, stop) = (Arc::clone(issuer), tasks.shutdown().requested());
         tasks.spawn("crls", async move {
             tokio::select! {
@@ -207,6 +206,10 @@ impl Bound {
             }
             Ok::<_, ServeError>(())
         });
+        let stop = tasks.shutdown().requested();
+        tasks.spawn("ends", async move {
+            tokio::select! {
+                () = ends.end_in_time() => {}
                 () = stop => {}
             }
             Ok::<_, ServeError>(())
@@ -260,20 +263,15 @@ impl Bound {
             started_at: self.clock.now(),
             stop: stop.clone(),
         };
-        let watch_service = RevocationService {
-            issuer: Arc::clone(issuer),
-            most: Most {
-                watchers: self.most_watchers(),
-                behind: self.config.watch.checkpoint_after,
-            },
-            stop,
-        };
+        let shutdown = stop;
+        let most = self.most_watchers();
+        let (fanout, feeding) = watch::start(issuer, &self.config.watch, most).await?;
+        let watching = Arc::clone(fanout.metrics());
 
         let admin = AdminServer::new(admin_service).max_decoding_message_size(MAX_MESSAGE);
         let nodes = NodesServer::new(node_service).max_decoding_message_size(MAX_MESSAGE);
-        let watch = RevocationServer::new(watch_service).max_decoding_message_size(64 << 10);
         let grace = Clients::OptionalWithGrace(issuer.settings().node_grace);
-        let optional = tls(&own, &self.clock, grace)?;
+        let optional = Arc::new(tls(&own, &self.clock, grace)?);
         let required = tls(&own, &self.clock, Clients::Required)?;
 
         let stop = tasks.shutdown().requested();
@@ -283,12 +281,14 @@ impl Bound {
             router.serve_with_incoming_shutdown(accept(self.nodes, optional), stop),
         );
         let stop = tasks.shutdown().requested();
-        let router = grpc().add_service(watch);
-        tasks.spawn(
-            "watch",
-            router.serve_with_incoming_shutdown(accept(self.watch, required), stop),
-        );
-        let stop = tasks.shutdown().requested();
+        let serving = watch::serve(fanout, self.watch, required, shutdown);
+        tasks.spawn("watch", async move {
+            tokio::select! {
+                served = serving => served.context("the watch listener"),
+                () = feeding => Err(anyhow::anyhow!("the log is not passed on to watchers")),
+            }
+            .map_err(ServeError::from)
+        });
         let mut allowed = self.config.admin.allowed_uids.clone();
         // Root could become this uid at will; refusing it would only cost a detour.
         allowed.extend([0, nix::unistd::geteuid().as_raw()]);
@@ -299,14 +299,15 @@ impl Bound {
         let router = grpc().add_service(admin).add_service(reflection);
         tasks.spawn(
             "admin",
-        if let Some(listener) = self.public {
-            public::start(tasks, listener, &self.config, issuer, &own, &self.clock)?;
-        }
             router.serve_with_incoming_shutdown(Box::pin(incoming), stop),
         );
 
+        if let Some(listener) = self.public {
+            public::start(tasks, listener, &self.config, issuer, &own, &self.clock)?;
+        }
         let of = Arc::clone(issuer);
-        let router = health::router(tasks.readiness().clone(), move || metrics::text(&of));
+        let text = move || metrics::text(&of, watching.read());
+        let router = health::router(tasks.readiness().clone(), text);
         let serve = health::serve(self.http, router, tasks.shutdown().clone());
         tasks.spawn_support("http", serve);
         Ok(())
@@ -334,17 +335,13 @@ fn grpc() -> Grpc {
         .tcp_nodelay(true)
 }
 
-fn tls(
-    own: &OwnIdentity,
-    clock: &Arc<dyn Clock>,
-    clients: Clients,
-) -> anyhow::Result<Arc<TlsConfig>> {
+fn tls(own: &OwnIdentity, clock: &Arc<dyn Clock>, clients: Clients) -> anyhow::Result<TlsConfig> {
     // Who may call what is decided by each service, where a denial can explain itself.
     let anybody: tls::Authorize = Arc::new(|_| Ok(()));
     let clock = Arc::clone(clock);
     let mut config = tls::server_config(&own.identity, &own.trust, clock, clients, anybody, None)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 fn settings(config: &ServerConfig) -> anyhow::Result<Settings> {
@@ -365,14 +362,14 @@ fn settings(config: &ServerConfig) -> anyhow::Result<Settings> {
     settings.heartbeat = config.revocation.heartbeat;
     settings.leeway = config.revocation.leeway;
     settings.waited_for = config.watch.waited_for.iter().cloned().collect();
-    settings.crl_ttl = config.crl.ttl;
-    settings.crl_interval = config.crl.interval;
-    settings.status_list_ttl = config.status_list.ttl;
-    settings.status_list_lifetime = config.status_list.lifetime;
     let grants = config.admin.grants.iter();
     let watching = grants.filter(|grant| grant.verbs.contains(&Verb::Watch));
     let watching = watching.map(|grant| grant.principal.clone());
     settings.waited_for.extend(watching);
+    settings.crl_ttl = config.crl.ttl;
+    settings.crl_interval = config.crl.interval;
+    settings.status_list_ttl = config.status_list.ttl;
+    settings.status_list_lifetime = config.status_list.lifetime;
     settings.public_url = config
         .public_url
         .as_ref()
@@ -396,13 +393,24 @@ fn policy(settings: &Settings, config: &ServerConfig) -> Policy {
     policy.max_limit = settings
         .defaults
         .max_limit
-    policy.max_list_age = settings.crl_ttl.max(settings.status_list_lifetime) + room;
         .max(settings.node_ttl)
         .max(settings.server_ttl)
         + Duration::from_secs(60);
     policy.max_head_age = settings.max_age;
+    policy.max_list_age = settings.crl_ttl.max(settings.status_list_lifetime) + room;
     policy.public_url.clone_from(&settings.public_url);
     policy
+}
+
+/// Binds the watch listener, with room for those who come back at once.
+fn bind_watch(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 fn make_folder(folder: &Path) -> anyhow::Result<()> {

@@ -1,351 +1,416 @@
-//! The revocation service: frames out, acknowledgements in.
+//! The revocation log for whoever watches: the fan-out's source over the issuer.
 //!
-//! One task for each watcher; what it sends is read from the log from its own cursor, so a slow
-//! watcher costs a cursor and, once it is too far behind, a checkpoint. Never a queue.
+//! What is asynchronous here runs on the server's own runtime, not on the thread that serves ten
+//! thousand watchers: a head is signed under a lock, and who holds it must not wait for its turn
+//! among them.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustls::ServerConfig;
+use taskmint_config::WatchLimits;
+use taskmint_fanout::{
+    Admission, Allowance, Checkpoint, Fanout, Feed, Head, Key, ListenError, Settings, Source,
+    Start, Tls,
+};
 use taskmint_id::{Kind, SpiffeId};
 use taskmint_issuer::watchers::{self, Acknowledge, Introduced, Listed, NewWatcher, Relayed};
-use taskmint_issuer::{Issuer, LogFrame, LogStart, SignedLog};
-use taskmint_model::Timestamp;
-use taskmint_status::Delta;
-use taskmint_wire::BadField;
-use taskmint_wire::revocation::revocation_server::Revocation;
-use taskmint_wire::revocation::{self as wire, watch_request, watch_response};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Response, Status, Streaming};
+use taskmint_issuer::{Issuer, LogFrame, Refused, SignedLog};
+use taskmint_verifier::tls::read_verified;
+use taskmint_wire::{BadField, Denied, revocation as wire};
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
 
-use crate::connection::Connection;
 use crate::refusal::{deny, status};
 
-/// How long a watcher may take to say what it wants.
-const OPEN: Duration = Duration::from_secs(10);
+/// Heads that are signed for nonces at the same time. The next head for all waits for no more than
+/// these, even when ten thousand watchers come back at once.
+const SIGNING: usize = 4;
 
-/// How long a watcher may leave a frame unread before it is dropped.
-const UNREAD: Duration = Duration::from_secs(60);
+/// How long to wait before what failed is tried again.
+const PAUSE: Duration = Duration::from_millis(250);
 
-/// The least pause between two nonces of one watcher: each costs a signature.
-const NONCE_PAUSE: Duration = Duration::from_millis(200);
+/// A fan-out over an issuer.
+pub(crate) type Watch = Fanout<LogSource>;
 
-/// How many watchers are served.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Most {
-    pub(crate) watchers: watchers::Most,
-    /// A watcher further behind than this gets a checkpoint.
-    pub(crate) behind: u64,
+/// The log as the fan-out asks for it.
+#[derive(Debug)]
+pub(crate) struct LogSource {
+    log: Arc<Log>,
+    most: watchers::Most,
+    runtime: Handle,
 }
 
-/// The revocation service over an issuer.
-#[derive(Clone)]
-pub(crate) struct RevocationService {
-    pub(crate) issuer: Arc<Issuer>,
-    pub(crate) most: Most,
-    pub(crate) stop: tokio_util::sync::CancellationToken,
-}
-
-#[tonic::async_trait]
-impl Revocation for RevocationService {
-    type WatchStream = ReceiverStream<Result<wire::WatchResponse, Status>>;
-
-    async fn watch(
-        &self,
-        request: Request<Streaming<wire::WatchRequest>>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
-        let peer = request
-            .extensions()
-            .get::<Connection>()
-            .and_then(|c| c.peer.clone());
-        let message = "a watcher needs an SVID of this trust domain";
-        let peer = peer.ok_or_else(|| deny(Code::Unauthenticated, "NO_SVID", message))?;
-        let (frames, stream) = mpsc::channel(8);
-        let service = self.clone();
-        let id = peer.spiffe_id.clone();
-        tokio::spawn(async move {
-            let stop = service.stop.clone();
-            let follow = Follow::open(service, id, request.into_inner(), frames.clone());
-            let outcome = tokio::select! {
-                outcome = follow => outcome,
-                () = stop.cancelled() => Err(deny(Code::Unavailable, "STOPPING", "the server stops")),
-            };
-            if let Err(status) = outcome {
-                drop(frames.try_send(Err(status)));
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(stream)))
-    }
-}
-
-/// One watcher being served.
-struct Follow {
+/// What signs and reads.
+#[derive(Debug)]
+struct Log {
     issuer: Arc<Issuer>,
-    frames: mpsc::Sender<Result<wire::WatchResponse, Status>>,
-    /// Everything up to here was sent.
-    cursor: u64,
-    /// Time of the newest head that was sent.
-    newest: Timestamp,
-    /// Which certificate of the log's key was sent.
-    key_sent: u64,
-    behind: u64,
-    listed: Listed,
+    feed: Feed,
+    /// The newest key, with its certificate.
+    key: Mutex<Option<Key>>,
+    /// The newest checkpoint, as the issuer has it and as it goes out.
+    checkpoint: Mutex<Option<(Arc<LogFrame>, Arc<Checkpoint>)>>,
+    signing: Semaphore,
 }
 
-impl Follow {
-    async fn open(
-        service: RevocationService,
-        spiffe_id: SpiffeId,
-        mut requests: Streaming<wire::WatchRequest>,
-        frames: mpsc::Sender<Result<wire::WatchResponse, Status>>,
-    ) -> Result<(), Status> {
-        let first = tokio::time::timeout(OPEN, requests.message()).await;
-        let first =
-            first.map_err(|_| deny(Code::DeadlineExceeded, "TOO_LATE", "no open came"))??;
-        let Some(watch_request::Message::Open(open)) = first.and_then(|first| first.message) else {
-            return Err(BadField::new("message", "the first must be an open").into());
-        };
-        taskmint_model::bounded("name", &open.name, 256).map_err(|e| BadField::new("name", e))?;
-        let issuer = service.issuer;
-        let now = issuer.now();
+/// A fan-out over the issuer, and what keeps it fed: that runs until it is dropped.
+pub(crate) async fn start(
+    issuer: &Arc<Issuer>,
+    limits: &WatchLimits,
+    most: watchers::Most,
+) -> Result<(Watch, impl Future<Output = ()> + Send + use<>), Refused> {
+    let feed = fill(issuer, limits.checkpoint_after).await?;
+    let log = Arc::new(Log {
+        issuer: Arc::clone(issuer),
+        feed: feed.clone(),
+        key: Mutex::default(),
+        checkpoint: Mutex::default(),
+        signing: Semaphore::new(SIGNING),
+    });
+    let source = LogSource {
+        log: Arc::clone(&log),
+        most,
+        runtime: Handle::current(),
+    };
+    let defaults = Settings::default();
+    let settings = Settings {
+        behind: limits.checkpoint_after,
+        // Some have to be let in to be told that they are too many.
+        connections: most.watchers.saturating_add(most.watchers / 8 + 256),
+        lanes: limits.threads.map_or(defaults.lanes, |threads| {
+            usize::try_from(threads).unwrap_or(defaults.lanes)
+        }),
+        ..defaults
+    };
+    Ok((Fanout::new(Arc::new(source), feed, settings), log.follow()))
+}
+
+/// Serves watchers that show an SVID, until `stop`.
+pub(crate) async fn serve(
+    fanout: Watch,
+    listener: TcpListener,
+    tls: ServerConfig,
+    stop: CancellationToken,
+) -> Result<(), ListenError> {
+    let tls = Tls::new(tls, |session| {
+        let chain = session.peer_certificates().unwrap_or_default();
+        let leaf = chain.first();
+        let leaf = leaf.ok_or_else(|| io::Error::other("a watcher needs an svid"))?;
+        let peer = read_verified(leaf).map_err(io::Error::other)?;
+        Ok(peer.spiffe_id)
+    });
+    taskmint_fanout::listen(fanout, listener, tls, stop).await
+}
+
+/// A feed with the newest records that are kept: watchers that come back after a restart of the
+/// server go on where they were.
+async fn fill(issuer: &Issuer, keep: u64) -> Result<Feed, Refused> {
+    let newest = issuer.newest();
+    let after = newest.saturating_sub(keep);
+    let first = issuer.store().records(after, 1).await?;
+    let after = first.first().map_or(newest, |first| first.sequence - 1);
+    let feed = Feed::new(after, keep);
+    for frame in issuer.deltas(after, newest).await?.unwrap_or_default() {
+        feed.append(&octets(&frame)).map_err(fault)?;
+    }
+    Ok(feed)
+}
+
+impl Source for LogSource {
+    type Peer = SpiffeId;
+    type Watcher = Listed;
+
+    async fn open(&self, peer: &SpiffeId, open: wire::Open) -> Result<Admission<Listed>, Status> {
+        let issuer = &self.log.issuer;
+        taskmint_model::bounded("name", &open.name, watchers::MAX_NAME)
+            .map_err(|e| BadField::new("name", e))?;
+        let start = self.log.start_of(&open)?;
+        let is_node = peer.kind() == Kind::Node;
         let watcher = NewWatcher {
-            is_node: spiffe_id.kind() == Kind::Node,
-            waited_for: issuer.waits_for(&spiffe_id),
-            spiffe_id,
-            name: open.name.clone(),
-            instance: octets("instance", &open.instance)?,
+            is_node,
+            waited_for: issuer.waits_for(peer),
+            spiffe_id: peer.clone(),
+            name: open.name,
+            instance: instance(&open.instance)?,
         };
-        let listed = issuer.watchers().enter(watcher, service.most.watchers, now);
+        let listed = issuer.watchers().enter(watcher, self.most, issuer.now());
         let listed = listed.map_err(|too_many| {
-            deny(
-                Code::ResourceExhausted,
-                "TOO_MANY_WATCHERS",
-                too_many.to_string(),
-            )
+            let code = Code::ResourceExhausted;
+            deny(code, "TOO_MANY_WATCHERS", too_many.to_string())
         })?;
-        let behind = service.most.behind;
-        let newest = Timestamp::default();
-        let mut follow = Self {
-            issuer,
-            frames,
-            cursor: 0,
-            newest,
-            key_sent: 0,
-            behind,
-            listed,
+        let allowance = match is_node {
+            true => Allowance::relay(),
+            false => Allowance::workload(),
         };
-        follow.begin(&open).await?;
-        follow.follow(requests).await
-    }
-
-    /// Brings the watcher to the newest position, and answers its nonce.
-    async fn begin(&mut self, open: &wire::Open) -> Result<(), Status> {
-        let identity = self.issuer.store().identity();
-        let same_log = *open.log_id == identity.log.0 && open.sequence > 0;
-        let start = if same_log {
-            self.issuer.resume_at(open.sequence).await.map_err(status)?
-        } else {
-            LogStart::Checkpoint
-        };
-        match start {
-            LogStart::After(sequence) => self.cursor = sequence,
-            LogStart::Checkpoint => self.send_checkpoint().await?,
-        }
-        let nonce = nonce(&open.nonce)?;
-        self.send_head_for(nonce).await
-    }
-
-    async fn follow(mut self, mut requests: Streaming<wire::WatchRequest>) -> Result<(), Status> {
-        let mut heads = self.issuer.heads();
-        let mut last_nonce = tokio::time::Instant::now();
-        loop {
-            tokio::select! {
-                changed = heads.changed() => {
-                    if changed.is_err() {
-                        return Ok(());
-                    }
-                    let head = heads.borrow_and_update().clone();
-                    if let Some(head) = head {
-                        self.send_up_to(&head).await?;
-                    }
-                }
-                request = requests.message() => match request?.and_then(|r| r.message) {
-                    Some(watch_request::Message::Acknowledge(ack)) => self.acknowledge(ack)?,
-                    Some(watch_request::Message::Nonce(wire::Nonce { nonce: octets })) => {
-                        tokio::time::sleep_until(last_nonce + NONCE_PAUSE).await;
-                        last_nonce = tokio::time::Instant::now();
-                        self.send_head_for(nonce(&octets)?).await?;
-                    }
-                    Some(watch_request::Message::Open(_)) => {
-                        return Err(BadField::new("message", "the stream is open already").into());
-                    }
-                    None => return Ok(()),
-                },
-            }
-        }
-    }
-
-    fn acknowledge(&self, ack: wire::Acknowledge) -> Result<(), Status> {
-        let relayed = ack.relayed.into_iter().map(|one| self.relayed(one));
-        let said = Acknowledge {
-            sequence: ack.sequence,
-            relayed: relayed.collect::<Result<_, _>>()?,
-            relayed_sequence: ack.relayed_sequence,
-        };
-        let taken = self.listed.acknowledge(&said, self.issuer.now());
-        taken.map_err(|why| BadField::new("acknowledge", why).into())
-    }
-
-    fn relayed(&self, one: wire::Relayed) -> Result<Relayed, BadField> {
-        let who = match &*one.spiffe_id {
-            "" => None,
-            text => {
-                let id = SpiffeId::parse(text);
-                let id = id.map_err(|e| BadField::new("acknowledge.relayed.spiffe_id", e))?;
-                Some(Introduced {
-                    waited_for: one.waited_for || self.issuer.waits_for(&id),
-                    spiffe_id: id,
-                    name: one.name,
-                })
-            }
-        };
-        Ok(Relayed {
-            number: one.number,
-            who,
-            sequence: one.sequence,
-            left: one.left,
+        Ok(Admission {
+            watcher: listed,
+            start,
+            allowance,
         })
     }
 
-    async fn send_head_for(&mut self, nonce: Option<[u8; 16]>) -> Result<(), Status> {
-        let head = self.issuer.sign_head(nonce).await.map_err(status)?;
-        self.send_up_to(&head).await
+    async fn checkpoint(&self, least: u64) -> Result<Arc<Checkpoint>, Status> {
+        let log = Arc::clone(&self.log);
+        self.elsewhere(async move { log.checkpoint(least).await })
+            .await
     }
 
-    /// Sends what the head covers, then the head.
-    async fn send_up_to(&mut self, head: &Arc<SignedLog>) -> Result<(), Status> {
-        if head.sequence < self.cursor || head.at < self.newest {
-            // A nonce was answered at a later position meanwhile.
+    async fn answer(&self, nonce: [u8; 16]) -> Result<Head, Status> {
+        let log = Arc::clone(&self.log);
+        self.elsewhere(async move { log.answer(nonce).await }).await
+    }
+
+    fn prompts(&self, listed: &Listed, sequence: u64) -> bool {
+        let wanted = self.log.issuer.watchers().wanted();
+        wanted > listed.acknowledged() && wanted <= sequence
+    }
+
+    fn sent(&self, listed: &Listed, sequence: u64) {
+        listed.sent(sequence);
+    }
+
+    fn acknowledge(&self, listed: &Listed, said: wire::Acknowledge) -> Result<(), Status> {
+        let issuer = &self.log.issuer;
+        let relayed = said.relayed.into_iter().map(|one| relayed(issuer, one));
+        let said = Acknowledge {
+            sequence: said.sequence,
+            relayed: relayed.collect::<Result<_, _>>()?,
+            relayed_sequence: said.relayed_sequence,
+        };
+        let taken = listed.acknowledge(&said, issuer.now());
+        taken.map_err(|why| BadField::new("acknowledge", why).into())
+    }
+}
+
+impl LogSource {
+    /// Runs on the server's runtime, whoever waits for it.
+    async fn elsewhere<T, F>(&self, work: F) -> Result<T, Status>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Refused>> + Send + 'static,
+    {
+        let done = self.runtime.spawn(work).await;
+        let stops = |_| deny(Code::Unavailable, "STOPPING", "the server stops");
+        done.map_err(stops)?.map_err(status)
+    }
+}
+
+impl Log {
+    /// Where a watcher begins by what it says that it has applied.
+    fn start_of(&self, open: &wire::Open) -> Result<Start, Status> {
+        let identity = self.issuer.store().identity();
+        let position = *self.issuer.store().position().borrow();
+        let generation = u32::from(identity.generation);
+        if open.log_id.is_empty() {
+            return Ok(Start::Checkpoint);
+        }
+        let Ok(log) = <[u8; 8]>::try_from(&*open.log_id) else {
+            return Err(BadField::new("log_id", "must have 8 octets").into());
+        };
+        if log != identity.log.0 {
+            return match open.generation {
+                // A restore has replaced it (P14).
+                before if before < generation => Ok(Start::Checkpoint),
+                same if same == generation => Err(unknown_log()),
+                _ => Err(behind("GENERATION_AHEAD", "generation", open.generation)),
+            };
+        }
+        if open.generation != generation {
+            return Err(unknown_log());
+        }
+        if open.epoch > identity.epoch {
+            return Err(behind("EPOCH_AHEAD", "epoch", open.epoch));
+        }
+        if open.sequence > position.sequence {
+            let newest = position.sequence;
+            let message = format!("the log ends at {newest}, not at {}", open.sequence);
+            let denied = Denied::new(Code::FailedPrecondition, "AHEAD_OF_LOG", message);
+            return Err(denied.fix("start again from a checkpoint").into());
+        }
+        let says = &*open.log_hash;
+        if open.sequence == position.sequence && !says.is_empty() && says != position.hash {
+            let (sequence, name) = (open.sequence, &open.name);
+            tracing::error!(
+                sequence,
+                name,
+                "a watcher has applied another history of this log"
+            );
+            let message = "the log has another history up to this position";
+            return Err(deny(Code::FailedPrecondition, "OTHER_HISTORY", message));
+        }
+        Ok(match open.sequence {
+            0 => Start::Checkpoint,
+            sequence => Start::After(sequence),
+        })
+    }
+
+    /// Passes each head on, with the records that it covers.
+    async fn follow(self: Arc<Self>) {
+        let mut heads = self.issuer.heads();
+        loop {
+            let head = heads.borrow_and_update().clone();
+            if let Some(head) = head
+                && let Err(error) = self.pass_on(&head).await
+            {
+                tracing::error!(%error, "watchers do not hear of the newest head");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+            if heads.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn pass_on(&self, head: &SignedLog) -> Result<(), Refused> {
+        let after = self.feed.position();
+        if head.sequence < after {
+            // Signed before the feed was filled; the next one is not.
             return Ok(());
         }
-        self.newest = head.at;
-        let behind = head.sequence - self.cursor;
-        let deltas = match behind {
-            0 => Some(Vec::new()),
-            _ if behind > self.behind => None,
-            _ => self
-                .issuer
-                .deltas(self.cursor, head.sequence)
-                .await
-                .map_err(status)?,
-        };
-        match deltas {
-            Some(deltas) => {
-                for delta in deltas {
-                    self.send(&delta).await?;
+        let signed = self.head(head).await?;
+        let mut newest = Vec::new();
+        match self.issuer.deltas(after, head.sequence).await? {
+            Some(mut frames) => {
+                newest = frames.pop().map(|last| octets(&last)).unwrap_or_default();
+                for frame in frames {
+                    self.feed.append(&octets(&frame)).map_err(fault)?;
                 }
-                self.cursor = head.sequence;
-                self.send(&LogFrame::Head(Arc::clone(head))).await
             }
-            None => {
-                self.send_checkpoint().await?;
-                // The checkpoint stands at or after that head; the next one covers it.
-                let head = self.issuer.sign_head(None).await.map_err(status)?;
-                let deltas = self.issuer.deltas(self.cursor, head.sequence).await;
-                for delta in deltas.map_err(status)?.unwrap_or_default() {
-                    self.send(&delta).await?;
-                }
-                self.cursor = head.sequence;
-                self.send(&LogFrame::Head(head)).await
+            // Trimmed before they were read: everybody begins anew.
+            None => self.feed.restart(head.sequence),
+        }
+        self.feed.publish(&newest, signed).map_err(fault)
+    }
+
+    async fn answer(&self, nonce: [u8; 16]) -> Result<Head, Refused> {
+        // Never closed.
+        let _turn = self.signing.acquire().await;
+        let signed = self.issuer.sign_head(Some(nonce)).await?;
+        self.head(&signed).await
+    }
+
+    async fn head(&self, signed: &SignedLog) -> Result<Head, Refused> {
+        Ok(Head {
+            sequence: signed.sequence,
+            at: signed.at,
+            body: signed.body.clone().into(),
+            signature: signed.signature.clone().into(),
+            key: self.key(signed.key_revision).await?,
+        })
+    }
+
+    async fn key(&self, revision: u64) -> Result<Key, Refused> {
+        let mut known = self.key.lock().await;
+        match &*known {
+            Some(key) if key.revision == revision => Ok(key.clone()),
+            _ => {
+                let certificate = self.issuer.log_key_certificate().await?.into();
+                let key = Key {
+                    revision,
+                    certificate,
+                };
+                *known = Some(key.clone());
+                Ok(key)
             }
         }
     }
 
-    async fn send_checkpoint(&mut self) -> Result<(), Status> {
-        let checkpoint = self.issuer.checkpoint().await.map_err(status)?;
-        if let LogFrame::Checkpoint { sequence, .. } = &checkpoint {
-            self.cursor = *sequence;
+    /// Encoded once for all who get it.
+    async fn checkpoint(&self, least: u64) -> Result<Arc<Checkpoint>, Refused> {
+        let frame = self.issuer.checkpoint_from(least).await?;
+        let mut encoded = self.checkpoint.lock().await;
+        if let Some((of, checkpoint)) = &*encoded
+            && Arc::ptr_eq(of, &frame)
+        {
+            return Ok(Arc::clone(checkpoint));
         }
-        self.send(&checkpoint).await
+        let checkpoint = Arc::new(self.encode(&frame).await?);
+        *encoded = Some((frame, Arc::clone(&checkpoint)));
+        Ok(checkpoint)
     }
 
-    async fn send(&mut self, frame: &LogFrame) -> Result<(), Status> {
-        let frame = match frame {
-            LogFrame::Checkpoint {
-                body,
-                signature,
-                maps,
-                ..
-            } => {
-                let maps = maps.iter().map(|(bucket, data)| wire::Map {
-                    bucket: *bucket,
-                    data: Bytes::from(data.clone()),
-                });
-                let certificate = self.issuer.log_key_certificate().await.map_err(status)?;
-                watch_response::Frame::Checkpoint(wire::Checkpoint {
-                    body: Bytes::from(body.clone()),
-                    signature: Bytes::from(signature.clone()),
-                    key_certificate: Bytes::from(certificate),
-                    maps: maps.collect(),
-                })
-            }
-            LogFrame::Delta(records) => {
-                let ends = (records.first(), records.last());
-                let (first, last) = (
-                    ends.0.map_or(0, |r| r.sequence),
-                    ends.1.map_or(0, |r| r.sequence),
-                );
-                let delta = Delta::new(records.clone())
-                    .map_err(|e| deny(Code::Internal, "FAULT", e.to_string()))?;
-                let records = Bytes::from(delta.encode());
-                watch_response::Frame::Delta(wire::Delta {
-                    records,
-                    first,
-                    last,
-                })
-            }
-            LogFrame::Head(head) => {
-                let mut certificate = Vec::new();
-                if self.key_sent != head.key_revision {
-                    certificate = self.issuer.log_key_certificate().await.map_err(status)?;
-                    self.key_sent = head.key_revision;
-                }
-                watch_response::Frame::Head(wire::Head {
-                    body: Bytes::from(head.body.clone()),
-                    signature: Bytes::from(head.signature.clone()),
-                    key_certificate: Bytes::from(certificate),
-                })
-            }
+    async fn encode(&self, frame: &LogFrame) -> Result<Checkpoint, Refused> {
+        let LogFrame::Checkpoint {
+            sequence,
+            body,
+            signature,
+            maps,
+        } = frame
+        else {
+            return Err(fault("the issuer's checkpoint is none"));
         };
-        let wanted = self.issuer.watchers().wanted();
-        let response = wire::WatchResponse {
-            frame: Some(frame),
-            prompt: wanted > self.listed.acknowledged() && wanted <= self.cursor,
+        let maps = maps.iter().map(|(bucket, data)| wire::Map {
+            bucket: *bucket,
+            data: data.clone(),
+        });
+        let message = wire::Checkpoint {
+            body: body.clone(),
+            signature: signature.clone(),
+            key_certificate: Bytes::from(self.issuer.log_key_certificate().await?),
+            maps: maps.collect(),
         };
-        self.listed.sent(self.cursor);
-        match tokio::time::timeout(UNREAD, self.frames.send(Ok(response))).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Status::cancelled("the watcher went away")),
-            Err(_) => Err(deny(
-                Code::ResourceExhausted,
-                "TOO_SLOW",
-                "the watcher does not read",
-            )),
-        }
+        // Of no known revision: the head after it names the key once more.
+        Ok(Checkpoint::new(*sequence, 0, message))
     }
 }
 
-fn nonce(nonce: &[u8]) -> Result<Option<[u8; 16]>, BadField> {
-    octets("nonce", nonce)
+fn octets(frame: &LogFrame) -> Vec<u8> {
+    match frame {
+        LogFrame::Delta(records) => records.iter().flat_map(|record| record.encode()).collect(),
+        LogFrame::Checkpoint { .. } | LogFrame::Head(_) => Vec::new(),
+    }
 }
 
-fn octets(field: &'static str, octets: &[u8]) -> Result<Option<[u8; 16]>, BadField> {
+fn relayed(issuer: &Issuer, one: wire::Relayed) -> Result<Relayed, BadField> {
+    let who = match &*one.spiffe_id {
+        "" => None,
+        text => {
+            let id = SpiffeId::parse(text);
+            let id = id.map_err(|e| BadField::new("acknowledge.relayed.spiffe_id", e))?;
+            Some(Introduced {
+                waited_for: one.waited_for || issuer.waits_for(&id),
+                spiffe_id: id,
+                name: one.name,
+            })
+        }
+    };
+    Ok(Relayed {
+        number: one.number,
+        who,
+        sequence: one.sequence,
+        left: one.left,
+    })
+}
+
+fn instance(octets: &[u8]) -> Result<Option<[u8; 16]>, BadField> {
     if octets.is_empty() {
         return Ok(None);
     }
-    octets
-        .try_into()
-        .map(Some)
-        .map_err(|_| BadField::new(field, "must have 16 octets"))
+    let instance = octets.try_into().map(Some);
+    instance.map_err(|_| BadField::new("instance", "must have 16 octets"))
+}
+
+fn unknown_log() -> Status {
+    let message = "the watcher follows another log";
+    deny(Code::FailedPrecondition, "UNKNOWN_LOG", message)
+}
+
+fn behind(reason: &'static str, what: &str, of: u32) -> Status {
+    let message = format!("the watcher has seen {what} {of}, which this server does not know of");
+    let denied = Denied::new(Code::FailedPrecondition, reason, message);
+    denied
+        .fix("find out whether an old copy of the server runs")
+        .into()
+}
+
+fn fault(error: impl std::fmt::Display) -> Refused {
+    tracing::error!(%error, "the log can't be passed on");
+    let message = "a fault of ours; it is in the log";
+    Refused::new(taskmint_issuer::RefusalKind::Internal, "FAULT", message)
 }

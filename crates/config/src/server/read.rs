@@ -336,8 +336,9 @@ impl WatchLimits {
             waited_for: reader.value("waited_for").or(Vec::new()),
             checkpoint_after: reader
                 .value("checkpoint_after")
-                .within(1..=u64::MAX)
+                .within(1..=1_000_000)
                 .or(100_000),
+            threads: reader.value("threads").within(1..=1024).optional(),
         }
     }
 }
