@@ -33,6 +33,11 @@ pub(crate) struct Away {
 }
 
 impl Away {
+    /// Changes its configuration before it comes back.
+    pub(crate) fn configure(&mut self, from: &str, to: &str) {
+        self.lines = self.lines.replace(from, to);
+    }
+
     pub(crate) async fn come_back(self) -> World {
         let entropy = Arc::new(SystemEntropy);
         World::at(self.folder, &self.lines, self.clock, entropy, self.ports).await

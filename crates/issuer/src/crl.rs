@@ -364,6 +364,7 @@ mod tests {
             at: NOW,
             cause,
             by: Actor::Issuer,
+            trace: Default::default(),
         }
     }
 

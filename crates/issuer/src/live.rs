@@ -214,3 +214,47 @@ impl Index {
         last_expiry.max(early)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    #[tokio::test]
+    async fn nothing_is_minted_under_a_task_whose_end_is_being_written() {
+        let live = Arc::new(Live::default());
+        let [ending, other] = [1, 2].map(|number| TaskId::from_octets([number; 16]));
+        let (first, second) = (live.ending(vec![ending]), live.ending(vec![ending, other]));
+        let mint = tokio::spawn({
+            let live = Arc::clone(&live);
+            async move { live.minting(ending, at(5)).await.failed() }
+        });
+        drop(first);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!mint.is_finished(), "the other end is still being written");
+        assert!(live.index.lock().early.is_empty());
+        drop(second);
+        mint.await.unwrap();
+        let index = live.index.lock();
+        assert!(index.ending.is_empty() && index.early.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_is_minted_before_a_task_is_known_counts_once_it_is() {
+        let live = Live::default();
+        let id = TaskId::from_octets([1; 16]);
+        let _kept = live.minting(id, at(7)).await;
+        live.minting(id, at(9)).await.failed();
+        assert_eq!(live.ending(vec![id]).last_expiry(id), None, "not known yet");
+        let mut index = live.index.lock();
+        // The one that failed counts too: later than true is true as well.
+        assert_eq!(index.forget(id), at(9));
+        assert!(index.early.is_empty());
+    }
+}

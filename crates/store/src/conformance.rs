@@ -47,6 +47,7 @@ macro_rules! conformance {
             ends_are_final,
             changes_that_break_an_invariant_are_refused,
             a_cascade_is_one_commit,
+            the_longest_credential_and_the_promise_are_remembered,
             a_token_is_consumed_by_one_key,
             requests_are_scoped,
             requests_are_counted_by_caller,

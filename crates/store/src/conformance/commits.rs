@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use taskmint_model::{Actor, Cause, EndTrace, State, Task};
+use taskmint_model::{Actor, Cause, EndTrace, State, Task, TaskKind};
 use taskmint_status::{LogId, Place, Status};
 
 use super::sample::{self, BUCKET, HOUR, NOW};
 use crate::{
-    Change, Commit, CommitError, Expect, Malformed, RequestCount, RequestKey, StatusChange, Store,
+    Change, Commit, CommitError, Expect, Malformed, Promise, RequestCount, RequestKey,
+    StatusChange, Store,
 };
 
 /// Whether a commit of this expectation alone goes through.
@@ -428,4 +429,41 @@ pub async fn requests_are_counted_by_caller<S: Store>(store: &Arc<S>) {
     ];
     all.sort();
     assert_eq!(counted, all);
+}
+
+/// What bounds the credentials of an earlier process outlives it (P18).
+pub async fn the_longest_credential_and_the_promise_are_remembered<S: Store>(store: &Arc<S>) {
+    let zero = Some(Duration::ZERO);
+    assert_eq!(store.longest_credential().await.unwrap(), zero);
+    assert_eq!(store.promise().await.unwrap(), None);
+    let mut node = sample::task_in(&**store, BUCKET, 1).await;
+    node.kind = TaskKind::Node;
+    let workload = sample::task_in(&**store, BUCKET, 2).await;
+    for (task, lasts) in [(&node, 3_600), (&workload, 90), (&workload, 60)] {
+        let mut commit = Commit::default();
+        if store.task(task.id).await.unwrap().is_none() {
+            commit.changes.push(Change::PutTask(Box::new(task.clone())));
+        }
+        let mut issuance = sample::issuance(task.place, 1);
+        issuance.expires_at = issuance.at + Duration::from_secs(lasts);
+        commit.changes.push(Change::Issue(issuance));
+        store.commit(commit).await.unwrap();
+    }
+    // A node's lasts as long as its task, and says nothing about workloads.
+    let longest = Some(Duration::from_secs(90));
+    assert_eq!(store.longest_credential().await.unwrap(), longest);
+
+    let promise = Promise {
+        span: Duration::from_secs(32),
+        earlier_until: NOW,
+    };
+    let changes = vec![Change::Promise(promise)];
+    store
+        .commit(Commit {
+            changes,
+            ..Commit::default()
+        })
+        .await
+        .unwrap();
+    assert_eq!(store.promise().await.unwrap(), Some(promise));
 }
