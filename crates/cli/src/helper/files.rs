@@ -19,7 +19,7 @@ const NAMES: [&str; 4] = ["key.pem", "svid.pem", "bundle.pem", "crl.pem"];
 
 /// Who owns the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owner {
+pub(super) struct Owner {
     user: Option<Uid>,
     group: Option<Gid>,
 }

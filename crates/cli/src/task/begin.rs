@@ -203,6 +203,7 @@ async fn hold(
         request_id: request_id(),
         task_id,
         reason: String::new(),
+        wait: false,
     };
     let response = api.end(super::End::Complete, request).await?;
     context.out.one(&ended(&response))
