@@ -5,6 +5,7 @@
 //! line in [`TARGETS`], and seeds in `corpus/NAME/`; an input that once failed is kept there too.
 
 mod config;
+mod fanout;
 mod h2;
 mod id;
 mod join;
@@ -39,6 +40,7 @@ pub const TARGETS: &[Target] = &[
     ("task_binding", status::task_binding),
     ("task_claim", status::task_claim),
     ("watch_frames", watch::watch_frames),
+    ("watch_requests", fanout::watch_requests),
     ("wire_begin", wire::wire_begin),
     ("wire_denial", wire::wire_denial),
     ("wire_entry", wire::wire_entry),
