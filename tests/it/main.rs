@@ -26,4 +26,5 @@ mod revocation;
 mod server;
 mod skew;
 mod watchers;
+mod watching;
 mod x509pop;
