@@ -26,7 +26,8 @@ pub(crate) async fn measure(span: Duration) -> anyhow::Result<Vec<Figure>> {
     world.create(vec![entry("agent", UID, false)]).await?;
     let mut node = Node::join(&world.join_string("n1").await?).await?;
     let service = node.begin(7).await?;
-    let watch = watch(&world, &node, &service)?;
+    let address = world.server.watch_address.to_string();
+    let watch = watch(&address, &node, &service)?;
     tokio::time::timeout(PATIENCE, watch.synced())
         .await
         .context("the watch does not come about")?;
@@ -40,21 +41,7 @@ pub(crate) async fn measure(span: Duration) -> anyhow::Result<Vec<Figure>> {
         }
         syncs.add(disk.sync()?);
         let workload = node.begin(pid).await?;
-        let svid = tls::read_verified(&workload.certificate)?;
-        let binding = svid.binding.context("an SVID without a task")?;
-        if let Err(refused) = watch.check(&binding) {
-            anyhow::bail!("a live task is refused: {}", refused.reason);
-        }
-        let begun = Instant::now();
-        let heard = async {
-            let heard = refused(&watch, &mut events, &binding);
-            tokio::time::timeout(PATIENCE, heard)
-                .await?
-                .map(|at| at - begun)
-        };
-        let (completed, took) = tokio::join!(node.complete(&workload), heard);
-        completed?;
-        ends.add(took.context("the verifier does not hear of the end")?);
+        ends.add(once(&mut node, &watch, &mut events, &workload).await?);
     }
     drop(watch);
     world.stop().await?;
@@ -75,9 +62,34 @@ pub(crate) async fn measure(span: Duration) -> anyhow::Result<Vec<Figure>> {
     ])
 }
 
-fn watch(world: &World, node: &Node, service: &Workload) -> anyhow::Result<Watch> {
+/// Completes a live workload: how long it takes until the watch refuses it.
+pub(crate) async fn once(
+    node: &mut Node,
+    watch: &Watch,
+    events: &mut Events,
+    workload: &Workload,
+) -> anyhow::Result<Duration> {
+    let svid = tls::read_verified(&workload.certificate)?;
+    let binding = svid.binding.context("an SVID without a task")?;
+    if let Err(refused) = watch.check(&binding) {
+        anyhow::bail!("a live task is refused: {}", refused.reason);
+    }
+    let begun = Instant::now();
+    let heard = async {
+        let heard = refused(watch, events, &binding);
+        tokio::time::timeout(PATIENCE, heard)
+            .await?
+            .map(|at| at - begun)
+    };
+    let (completed, took) = tokio::join!(node.complete(workload), heard);
+    completed?;
+    took.context("the verifier does not hear of the end")
+}
+
+/// A verifier of this service, which follows the log at this address.
+pub(crate) fn watch(address: &str, node: &Node, service: &Workload) -> anyhow::Result<Watch> {
     let source = Source::Server {
-        address: world.server.watch_address.to_string(),
+        address: address.to_owned(),
         identity: service.identity()?,
     };
     let options = Options::new("example.org".parse()?, source, "bench");
@@ -86,7 +98,7 @@ fn watch(world: &World, node: &Node, service: &Workload) -> anyhow::Result<Watch
 }
 
 /// When the task is refused. Asks at each event, not in a loop: the cores are the server's, too.
-async fn refused(
+pub(crate) async fn refused(
     watch: &Watch,
     events: &mut Events,
     binding: &TaskBinding,

@@ -59,6 +59,13 @@ pub(crate) fn processor_time() -> anyhow::Result<Duration> {
     ticks(rest.split_whitespace().skip(11).take(4))
 }
 
+/// Processor time that a process has used, without its children.
+pub(crate) fn processor_time_of(pid: u32) -> anyhow::Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, rest) = stat.rsplit_once(')').context("a strange /proc/pid/stat")?;
+    ticks(rest.split_whitespace().skip(11).take(2))
+}
+
 /// Processor time that all processes have used, and other machines on the same hardware.
 fn all_time() -> anyhow::Result<Duration> {
     let stat = fs::read_to_string("/proc/stat")?;

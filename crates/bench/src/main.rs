@@ -15,14 +15,19 @@ mod begin;
 mod child;
 mod end;
 mod entry;
+mod fan;
 mod figure;
 mod floor;
 mod key;
+mod kill;
 mod machine;
 mod mint;
 mod node;
+mod proxy;
+mod receipt;
 mod samples;
 mod startup;
+mod status;
 mod world;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -49,6 +54,15 @@ enum Command {
     List,
     /// Measures figures, and prints them beside their floors and bars.
     Run(Run),
+    /// Measures one design of a fan-out: a part of a run, in a process of its own.
+    #[command(hide = true)]
+    Stage(fan::Stage),
+    /// Is many watchers: another part.
+    #[command(hide = true)]
+    Play(fan::Play),
+    /// Is an agent and nothing else: another part.
+    #[command(hide = true)]
+    AgentAlone(kill::Alone),
 }
 
 #[derive(Debug, Args)]
@@ -62,6 +76,9 @@ struct Run {
     /// How long each is measured.
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
+    /// Watchers of the fan-out's figures, and processes that an agent holds.
+    #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    watchers: u32,
 }
 
 /// What can be measured.
@@ -75,11 +92,19 @@ enum Name {
     Entry,
     Entries,
     Startup,
+    ColdSync,
+    Check,
+    RevokeCost,
+    Fanout,
+    FanoutLoad,
+    WatcherMemory,
+    Receipt,
+    Kill,
     All,
 }
 
 impl Name {
-    const EACH: [Self; 8] = [
+    const EACH: [Self; 16] = [
         Self::Begin,
         Self::MintUnary,
         Self::MintBatch,
@@ -88,6 +113,14 @@ impl Name {
         Self::Entry,
         Self::Entries,
         Self::Startup,
+        Self::ColdSync,
+        Self::Check,
+        Self::RevokeCost,
+        Self::Fanout,
+        Self::FanoutLoad,
+        Self::WatcherMemory,
+        Self::Receipt,
+        Self::Kill,
     ];
 
     fn about(self) -> &'static str {
@@ -102,6 +135,18 @@ impl Name {
             Self::Entry => "entry create -> SVID in hand on an open stream, and delete -> gone",
             Self::Entries => "entries created per second, in batches",
             Self::Startup => "time to ready and memory, empty and with 20,000 entries",
+            Self::ColdSync => {
+                "a new verifier where 1,000,000 of 10,000,000 ended: octets, and time"
+            }
+            Self::Check => "one status check, against one P-256 verification",
+            Self::RevokeCost => "one end where 1,000,000 have ended, against where 1,000 have",
+            Self::Fanout => "one end a second -> the last of 10,000 watchers, against plain tonic",
+            Self::FanoutLoad => "100 and 1,000 ends a second to 10,000 watchers",
+            Self::WatcherMemory => "memory of a watcher: idle, under load, and never reading",
+            Self::Receipt => "complete --wait with 10,000 watchers",
+            Self::Kill => {
+                "kill -9 of a holder -> refused elsewhere, and an agent that holds 10,000"
+            }
             Self::All => "all of them",
         }
     }
@@ -112,7 +157,7 @@ impl Name {
             .unwrap_or_default()
     }
 
-    async fn measure(self, span: Duration) -> anyhow::Result<Vec<Figure>> {
+    async fn measure(self, span: Duration, watchers: usize) -> anyhow::Result<Vec<Figure>> {
         match self {
             Self::Begin => begin::measure(span).await,
             Self::MintUnary => mint::unary(span).await,
@@ -122,6 +167,14 @@ impl Name {
             Self::Entry => entry::stream(span).await,
             Self::Entries => entry::rate(span).await,
             Self::Startup => startup::measure().await,
+            Self::ColdSync => status::cold_sync().await,
+            Self::Check => status::check(span).await,
+            Self::RevokeCost => status::revoke_cost(span).await,
+            Self::Fanout => fan::fanout(span, watchers),
+            Self::FanoutLoad => fan::load(span, watchers),
+            Self::WatcherMemory => fan::memory(span, watchers),
+            Self::Receipt => receipt::measure(span, watchers).await,
+            Self::Kill => kill::measure(span, watchers).await,
             Self::All => Ok(Vec::new()),
         }
     }
@@ -131,6 +184,9 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::List => list(),
         Command::Run(run) => run.run(),
+        Command::Stage(stage) => stage.run(),
+        Command::Play(play) => play.run(),
+        Command::AgentAlone(agent) => agent.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -144,7 +200,7 @@ fn main() -> ExitCode {
 fn list() -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     for name in Name::EACH {
-        writeln!(out, "{:<12}{}", name.name(), name.about())?;
+        writeln!(out, "{:<16}{}", name.name(), name.about())?;
     }
     Ok(())
 }
@@ -157,13 +213,14 @@ impl Run {
         } else {
             self.names
         };
+        let watchers = usize::try_from(self.watchers)?;
         let mut figures = Vec::new();
         for name in names {
             eprintln!("measuring {}", name.name());
             // A runtime for each: nothing of the one before is still running.
             let runtime = tokio::runtime::Runtime::new()?;
             let others = machine::Others::now()?;
-            let measured = runtime.block_on(name.measure(span));
+            let measured = runtime.block_on(name.measure(span, watchers));
             let measured = measured.with_context(|| name.name())?;
             let share = others.share()?;
             figures.extend(measured.into_iter().map(|figure| figure.others(share)));
@@ -198,7 +255,8 @@ mod tests {
         let names: Vec<String> = Name::EACH.map(Name::name).to_vec();
         assert_eq!(
             names.join(" "),
-            "begin mint-unary mint-batch jwt-batch end entry entries startup"
+            "begin mint-unary mint-batch jwt-batch end entry entries startup cold-sync check revoke-cost \
+             fanout fanout-load watcher-memory receipt kill"
         );
     }
 }

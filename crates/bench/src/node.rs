@@ -21,6 +21,7 @@ pub(crate) const UID: u32 = 1000;
 /// An attested node.
 pub(crate) struct Node {
     pub(crate) trust: Trust,
+    pub(crate) bundle: Bundle,
     pub(crate) client: Nodes,
     identity: Identity,
     trust_domain: TrustDomain,
@@ -44,13 +45,14 @@ impl Node {
         let wire = svid.bundle.context("an SVID without a bundle")?;
         let trust_domain: TrustDomain = wire.trust_domain.parse()?;
         let bundle = Bundle::parse(trust_domain.clone(), &wire.json)?;
-        let trust = Trust::new(std::iter::once(bundle).collect::<BundleSet>());
+        let trust = Trust::new(std::iter::once(bundle.clone()).collect::<BundleSet>());
         let identity = Identity::new();
         let chain = vec![CertificateDer::from(svid.certificate)];
         identity.set(chain, &key.pkcs8()?)?;
         let client = connect(&identity, &trust, &trust_domain, &join.address).await?;
         Ok(Self {
             trust,
+            bundle,
             client,
             identity,
             trust_domain,
@@ -97,9 +99,15 @@ impl Node {
 
     /// Completes a workload's task.
     pub(crate) async fn complete(&mut self, workload: &Workload) -> anyhow::Result<()> {
+        self.end(workload, false).await
+    }
+
+    /// The same; `wait` says that somebody will wait until everybody has heard.
+    pub(crate) async fn end(&mut self, workload: &Workload, wait: bool) -> anyhow::Result<()> {
         let request = node::EndTaskRequest {
             task_id: workload.task.clone(),
             cause: "completed".to_owned(),
+            wait,
             caller: Some(workload.caller.clone()),
             ..Default::default()
         };

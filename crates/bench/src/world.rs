@@ -30,11 +30,16 @@ pub(crate) struct World {
 impl World {
     /// A fresh one.
     pub(crate) async fn start() -> anyhow::Result<Self> {
+        Self::start_with("").await
+    }
+
+    /// One whose configuration has these tables, too.
+    pub(crate) async fn start_with(tables: &str) -> anyhow::Result<Self> {
         let folder = Arc::new(TempDir::with_prefix("taskmint-bench-")?);
         let text = format!(
             "trust_domain = \"example.org\"\ndata_dir = \"{}\"\nlisten = \"127.0.0.1:0\"\n\
              watch_listen = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\ngrace = \"1s\"\n\
-             store.kind = \"rocksdb\"\nkeys.kind = \"memory\"\n{UNLIMITED}",
+             store.kind = \"rocksdb\"\nkeys.kind = \"memory\"\n{UNLIMITED}{tables}",
             folder.path().join("server").display(),
         );
         let config = ServerConfig::parse(&text, "bench", &Overrides::none())
