@@ -12,6 +12,7 @@
 
 mod agent;
 mod bad_input;
+mod checkpoint;
 mod grants;
 mod harness;
 mod joined;
