@@ -85,7 +85,10 @@ pub(crate) struct Trouble {
 
 /// Status chunks that were written lately: the end of a task reads and writes one.
 #[derive(Default)]
-pub(crate) struct Hot(BTreeMap<Key, Arc<Chunk>>);
+pub(crate) struct Hot {
+    chunks: BTreeMap<Key, Arc<Chunk>>,
+    floor: u32,
+}
 
 impl Writer {
     /// Works until all senders are gone.
@@ -267,13 +270,17 @@ impl Hot {
     fn keep(&mut self, rows: impl IntoIterator<Item = (Key, Option<Row>)>, floor: u32) {
         for (key, row) in rows {
             if let Some(Row::Status(chunk)) = row {
-                self.0.insert(key, chunk);
+                self.chunks.insert(key, chunk);
             }
         }
-        self.0
-            .retain(|key, _| key.bucket().is_some_and(|bucket| bucket >= floor));
-        if self.0.len() > HOT_CHUNKS {
-            self.0.clear();
+        // Only then is there anything to sweep: an end must not cost more where more ended before.
+        if floor > self.floor {
+            self.floor = floor;
+            self.chunks
+                .retain(|key, _| key.bucket().is_some_and(|bucket| bucket >= floor));
+        }
+        if self.chunks.len() > HOT_CHUNKS {
+            self.chunks.clear();
         }
     }
 }
@@ -286,7 +293,7 @@ struct Cached<'a> {
 
 impl View for Cached<'_> {
     fn get(&self, key: &Key) -> Result<Option<Row>, StoreError> {
-        match self.hot.0.get(key) {
+        match self.hot.chunks.get(key) {
             Some(chunk) => Ok(Some(Row::Status(Arc::clone(chunk)))),
             None => self.base.get(key),
         }
