@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use futures::StreamExt as _;
 use rustls_pki_types::CertificateDer;
 use taskmint_issuer::{Issuer, Principal};
 use taskmint_model::{Clock as _, SystemClock};
@@ -16,12 +17,13 @@ use taskmint_status::Serial;
 use taskmint_store::KeyUse;
 use taskmint_testkit::ManualClock;
 use taskmint_verifier::tls::{self, Identity};
-use taskmint_wire::{node, task};
+use taskmint_wire::{admin, node, task};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::harness::World;
+use crate::joined::Joined;
 use crate::node::{Key, Node, caller};
 
 const UID: &[&str] = &["unix:uid:1000"];
@@ -481,6 +483,69 @@ async fn a_status_list_says_to_a_stranger_what_the_log_says() {
         get(&world, &format!("{base}/{}", bucket + 48)).await.status,
         404
     );
+}
+
+/// Serials on a list, as Rust reads them: enough to tell whether one is there.
+fn has(lists: &[Vec<u8>], serial: &[u8; 20]) -> bool {
+    let is_in = |list: &Vec<u8>| list.windows(20).any(|octets| octets == serial);
+    lists.iter().any(is_in)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_workload_api_pushes_crls_to_those_whose_entry_asks_for_them() {
+    let mut node = Joined::over(World::with(LINES).await).await;
+    let entry = node.own_entry(true).await;
+    let api = node.agent.workload_api().await;
+    let mut contexts = api.x509_contexts().await.unwrap();
+    let first = contexts.next().await.unwrap().unwrap();
+    assert!(first.crls.is_empty(), "off unless asked for");
+    let ask = admin::UpdateEntryRequest {
+        entry: Some(admin::Entry { crl: true, ..entry }),
+    };
+    let entry = node
+        .world
+        .admin
+        .update_entry(ask)
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(entry.crl);
+    let mut until = async |wanted: &dyn Fn(&[Vec<u8>]) -> bool| {
+        let heard = async {
+            loop {
+                let context = contexts.next().await.unwrap().unwrap();
+                if wanted(&context.crls) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), heard)
+            .await
+            .unwrap();
+    };
+    until(&|lists| lists.len() == 1).await;
+    // Somebody else's task, on a node of its own.
+    node.world.entry("w", UID, false).await;
+    let token = node.world.token("n2").await;
+    let mut other = Node::join(&token).await;
+    let over = Workload::begin(&mut other, 1).await;
+    over.complete(&mut other).await;
+    until(&|lists| has(lists, &over.serial())).await;
+    let held = Workload::begin(&mut other, 2).await;
+    held.suspend(&mut node.world).await;
+    until(&|lists| has(lists, &held.serial())).await;
+    held.resume(&mut node.world).await;
+    until(&|lists| has(lists, &over.serial()) && !has(lists, &held.serial())).await;
+    let mut bundles = api.x509_bundles().await.unwrap();
+    assert!(bundles.next().await.unwrap().is_ok());
+    let ask = admin::UpdateEntryRequest {
+        entry: Some(admin::Entry {
+            crl: false,
+            ..entry
+        }),
+    };
+    node.world.admin.update_entry(ask).await.unwrap();
+    until(&<[_]>::is_empty).await;
 }
 
 fn secret_file(folder: &Path) -> PathBuf {

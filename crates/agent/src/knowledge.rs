@@ -20,6 +20,8 @@ pub(crate) struct Entry {
     pub(crate) hint: String,
     pub(crate) implicit: bool,
     pub(crate) descendants: bool,
+    /// Its workloads receive revocation lists.
+    pub(crate) crl: bool,
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) created_at: Timestamp,
 }
@@ -32,11 +34,15 @@ pub(crate) struct Entries {
     by_selector: HashMap<Selector, Vec<Arc<Entry>>>,
 }
 
+/// The trust domain's revocation lists, DER; none before the first.
+pub(crate) type Crls = Arc<Vec<Vec<u8>>>;
+
 /// What the server has told; nothing before the first session.
 #[derive(Debug)]
 pub(crate) struct Knowledge {
     entries: watch::Sender<Option<Arc<Entries>>>,
     bundle: watch::Sender<Option<Arc<Bundle>>>,
+    crls: watch::Sender<Crls>,
     times: watch::Sender<Times>,
 }
 
@@ -71,6 +77,7 @@ impl TryFrom<&node::Entry> for Entry {
             hint: entry.hint.clone(),
             implicit: entry.implicit,
             descendants: entry.descendants,
+            crl: entry.crl,
             expires_at: at(entry.expires_at_ms),
             created_at: Timestamp::from_millis(entry.created_at_ms),
         })
@@ -154,6 +161,7 @@ impl Knowledge {
         Self {
             entries: watch::Sender::new(None),
             bundle: watch::Sender::new(None),
+            crls: watch::Sender::default(),
             times: watch::Sender::new(Times::default()),
         }
     }
@@ -175,6 +183,11 @@ impl Knowledge {
         })
     }
 
+    /// The old ones stay while there are no others: they run out by themselves.
+    pub(crate) fn set_crls(&self, lists: Vec<Vec<u8>>) {
+        self.crls.send_replace(Arc::new(lists));
+    }
+
     pub(crate) fn set_times(&self, settings: node::Settings) {
         if settings.lease_ms > 0 {
             let lease = Duration::from_millis(settings.lease_ms);
@@ -188,6 +201,14 @@ impl Knowledge {
 
     pub(crate) fn bundle(&self) -> Option<Arc<Bundle>> {
         self.bundle.borrow().clone()
+    }
+
+    pub(crate) fn crls(&self) -> Crls {
+        self.crls.borrow().clone()
+    }
+
+    pub(crate) fn crls_changed(&self) -> watch::Receiver<Crls> {
+        self.crls.subscribe()
     }
 
     pub(crate) fn times(&self) -> Times {
@@ -216,6 +237,7 @@ pub(crate) mod tests {
             hint: String::new(),
             implicit: true,
             descendants: false,
+            crl: false,
             expires_at: None,
             created_at: Timestamp::from_secs(u64::from(number)),
         }

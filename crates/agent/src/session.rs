@@ -260,6 +260,7 @@ impl<'a> Session<'a> {
                 self.take_bars(bars);
                 self.told.bars = true;
             }
+            Some(Message::Crls(crls)) => self.agent.knowledge.set_crls(crls.lists),
             Some(Message::Lease(_)) | None => {}
         }
         self.rise();

@@ -17,7 +17,7 @@ use crate::agent::Agent;
 use crate::caller::{Caller, Connection, Scope};
 use crate::denial::{Denial, NO_IDENTITY};
 use crate::holding::Held;
-use crate::knowledge::Entries;
+use crate::knowledge::{Crls, Entries};
 use crate::order::{Hinted, MAX_SVIDS, hints};
 use crate::svids::{Fetched, Svid};
 use crate::topics::{Subscription, Topic};
@@ -44,6 +44,15 @@ pub(crate) struct Look<M> {
 pub(crate) struct Print {
     svids: Vec<(TaskId, u64, String)>,
     bundle: Option<Arc<Bundle>>,
+    /// Where an entry says so.
+    crls: Option<Crls>,
+}
+
+impl Print {
+    /// The same beside these lists.
+    pub(crate) fn with_crls(self, crls: Option<Crls>) -> Self {
+        Self { crls, ..self }
+    }
 }
 
 /// A stream and what its caller's view depends on.
@@ -55,6 +64,7 @@ pub(crate) struct Stream<M> {
     subscription: Subscription,
     entries: watch::Receiver<Option<Arc<Entries>>>,
     bundle: watch::Receiver<Option<Arc<Bundle>>>,
+    crls: watch::Receiver<Crls>,
     matched: Option<(Selectors, Vec<(EntryId, u64)>)>,
     shown: Vec<TaskId>,
     sent: Option<Print>,
@@ -71,6 +81,7 @@ impl<M: Send + 'static> Stream<M> {
             subscription: agent.holding.topics().subscription(),
             entries: agent.knowledge.entries_changed(),
             bundle: agent.knowledge.bundle_changed(),
+            crls: agent.knowledge.crls_changed(),
             agent,
             connection,
             action,
@@ -138,6 +149,7 @@ impl<M: Send + 'static> Stream<M> {
         };
         self.subscription.set(topics);
         self.bundle.mark_unchanged();
+        self.crls.mark_unchanged();
         let entries = self.entries.borrow_and_update().clone();
         let matched = matched(
             entries.as_deref(),
@@ -150,6 +162,8 @@ impl<M: Send + 'static> Stream<M> {
     /// Returns once another look is due; an error ends the stream, with a word or without.
     async fn wait(&mut self, next: Timestamp) -> Result<(), Option<Status>> {
         let pause = next.since(self.agent.clock.now()).min(LOOK);
+        // The others are not disturbed by what they are not shown.
+        let has_crls = self.sent.as_ref().is_some_and(|sent| sent.crls.is_some());
         let due = tokio::time::sleep(pause);
         tokio::pin!(due);
         let stop = self.agent.shutdown.requested();
@@ -164,6 +178,9 @@ impl<M: Send + 'static> Stream<M> {
                     }
                 }
                 changed = self.bundle.changed() => return changed.map_err(|_| Some(stopping())),
+                changed = self.crls.changed(), if has_crls => {
+                    return changed.map_err(|_| Some(stopping()));
+                }
                 () = &mut due => return Ok(()),
                 () = self.out.closed() => return Err(None),
                 () = &mut stop => return Err(Some(stopping())),
@@ -232,6 +249,8 @@ fn matched(
 pub(crate) struct Have {
     pub(crate) svids: Vec<(Held, Arc<Svid>, String)>,
     pub(crate) bundle: Arc<Bundle>,
+    /// Where the entry of one of them says so.
+    pub(crate) crls: Option<Crls>,
     pub(crate) print: Print,
     /// When to look again.
     pub(crate) next: Timestamp,
@@ -272,6 +291,9 @@ pub(crate) async fn have(
     if have.is_empty() {
         return Err(nothing(agent, caller, action, failed, view.missing));
     }
+    let entries = have.iter().filter_map(|(held, _)| held.task.entry);
+    let wants_crls = any_wants_crls(&view.entries, entries);
+    let crls = wants_crls.then(|| agent.knowledge.crls());
     let hints = hints(&hinted(&have, &view.entries));
     let svids: Vec<_> = have
         .into_iter()
@@ -282,11 +304,13 @@ pub(crate) async fn have(
     let prints = prints.map(|(held, svid, hint)| (held.task.id, svid.number, hint.clone()));
     let print = Print {
         svids: prints.collect(),
+        crls: crls.clone(),
         ..print_of(&bundle)
     };
     Ok(Have {
         svids,
         bundle,
+        crls,
         print,
         next,
     })
@@ -309,7 +333,7 @@ pub(crate) async fn x509_svids(
     });
     let message = workload::X509svidResponse {
         svids: svids.collect(),
-        crl: Vec::new(),
+        crl: have.crls.as_deref().cloned().unwrap_or_default(),
         federated_bundles: HashMap::new(),
     };
     Ok(Look {
@@ -325,13 +349,14 @@ pub(crate) async fn x509_bundles(
     caller: Caller,
 ) -> Result<Look<workload::X509BundlesResponse>, Status> {
     let bundle = entitled(&agent, &caller, "FetchX509Bundles")?;
+    let crls = crls_for(&agent, &caller)?;
     let message = workload::X509BundlesResponse {
-        crl: Vec::new(),
+        crl: crls.as_deref().cloned().unwrap_or_default(),
         bundles: HashMap::from([(bundle.trust_domain().id().to_string(), bundle.x509_der())]),
     };
     Ok(Look {
         message,
-        print: print_of(&bundle),
+        print: print_of(&bundle).with_crls(crls),
         next: agent.clock.now() + LOOK,
     })
 }
@@ -362,9 +387,23 @@ pub(crate) fn entitled(
     agent.knowledge.bundle().ok_or_else(starting)
 }
 
+/// Revocation lists, where an entry that the caller matches says so.
+pub(crate) fn crls_for(agent: &Agent, caller: &Caller) -> Result<Option<Crls>, Status> {
+    let entries = agent.entries()?;
+    let matching = entries.matching(caller.selectors(), agent.clock.now());
+    let wants = any_wants_crls(&entries, matching.iter().map(|entry| entry.id));
+    Ok(wants.then(|| agent.knowledge.crls()))
+}
+
+/// Whether one of these entries says that its workloads receive revocation lists.
+fn any_wants_crls(entries: &Entries, mut ids: impl Iterator<Item = EntryId>) -> bool {
+    ids.any(|id| entries.get(id).is_some_and(|entry| entry.crl))
+}
+
 pub(crate) fn print_of(bundle: &Arc<Bundle>) -> Print {
     Print {
         svids: Vec::new(),
+        crls: None,
         bundle: Some(Arc::clone(bundle)),
     }
 }

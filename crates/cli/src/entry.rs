@@ -292,6 +292,7 @@ fn record(entry: &admin::Entry) -> Record {
         .flag("implicit", entry.implicit)
         .flag("descendants", entry.descendants)
         .flag("watch", entry.watch)
+        .flag("crl", entry.crl)
         .lifetime("max_limit", entry.max_limit_ms)
         .number("max_children", entry.max_children)
         .number("max_depth", entry.max_depth)

@@ -46,6 +46,8 @@ pub struct Entry {
     pub descendants: bool,
     /// Whether its identity is waited for when an end is (P19).
     pub watch: bool,
+    /// Whether its workloads receive revocation lists beside their SVIDs (P22).
+    pub crl: bool,
     /// Longest life of a task, begin to limit; unset means the trust domain's.
     pub max_limit: Option<Duration>,
     /// The most live children of one task.

@@ -116,6 +116,7 @@ impl Nodes for NodeService {
             session,
             answers,
             watch_address: self.watch_address.clone(),
+            crls: None,
         };
         let stop = self.stop.clone();
         tokio::spawn(async move {

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use taskmint_id::Bundle;
-use taskmint_issuer::{Cause, Issuer, Session};
+use taskmint_issuer::{Cause, Crls, Issuer, Session};
 use taskmint_model::{State, Task, TaskId, millis};
 use taskmint_wire::{entry_to_agent, node, task_from_wire};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status, Streaming};
 
 use crate::refusal::{deny, status};
+
+/// Clients of the Workload API read messages of 4 MiB, and SVIDs must fit beside the lists.
+const MAX_CRLS: usize = 3 << 20;
 
 type Answer = node::session_response::Message;
 
@@ -20,6 +23,8 @@ pub(crate) struct Run {
     pub(crate) session: Session,
     pub(crate) answers: mpsc::Sender<Result<node::SessionResponse, Status>>,
     pub(crate) watch_address: String,
+    /// The lists that the agent has.
+    pub(crate) crls: Option<Crls>,
 }
 
 impl Run {
@@ -41,6 +46,7 @@ impl Run {
         let mut entries = self.issuer.entries_revision();
         let mut bundle = self.issuer.bundle();
         let mut bars = self.issuer.lifted_bars();
+        let mut crls = self.issuer.crls();
         let id = self.session.node.id.clone();
         let mut inventory: Vec<TaskId> = Vec::new();
 
@@ -48,6 +54,8 @@ impl Run {
         let first = bundle_message(&bundle.borrow_and_update());
         self.send(first).await?;
         entries.mark_unchanged();
+        // Before the entries that ask for them, so that they are there with the first SVID.
+        self.send_crls(&mut crls).await?;
         self.send_entries().await?;
         self.send_bars().await?;
 
@@ -87,7 +95,14 @@ impl Run {
                         return Ok(());
                     }
                     entries.mark_unchanged();
+                    self.send_crls(&mut crls).await?;
                     self.send_entries().await?;
+                }
+                changed = crls.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    self.send_crls(&mut crls).await?;
                 }
                 changed = bars.changed() => {
                     if changed.is_err() {
@@ -168,6 +183,29 @@ impl Run {
             entries: entries.iter().map(|entry| entry_to_agent(entry)).collect(),
         };
         self.send(Answer::Entries(entries)).await
+    }
+
+    /// All lists, where an entry of the node asks for them and they are others than it has.
+    async fn send_crls(&mut self, crls: &mut watch::Receiver<Crls>) -> Result<(), End> {
+        let lists = crls.borrow_and_update().clone();
+        let node = &self.session.node;
+        let entries = self.issuer.entries_on(&node.id, &node.selectors);
+        let is_new = self
+            .crls
+            .as_ref()
+            .is_none_or(|sent| !Arc::ptr_eq(sent, &lists));
+        if lists.is_empty() || !is_new || !entries.iter().any(|entry| entry.crl) {
+            return Ok(());
+        }
+        let octets: usize = lists.iter().map(|list| list.der.len()).sum();
+        if octets > MAX_CRLS {
+            let node = &node.id;
+            tracing::error!(%node, octets, "revocation lists too long for a Workload API");
+            return Ok(());
+        }
+        self.crls = Some(Arc::clone(&lists));
+        let lists = lists.iter().map(|list| list.der.to_vec()).collect();
+        self.send(Answer::Crls(node::Crls { lists })).await
     }
 
     async fn send_bars(&self) -> Result<(), End> {

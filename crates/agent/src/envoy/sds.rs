@@ -30,7 +30,8 @@ use crate::agent::Agent;
 use crate::caller::{Caller, Connection};
 use crate::denial::Denial;
 use crate::holding::Held;
-use crate::stream::{Have, Look, Stream, entitled, have, print_of};
+use crate::knowledge::Crls;
+use crate::stream::{Have, Look, Stream, crls_for, entitled, have, print_of};
 use crate::svids::Svid;
 
 const ACTION: &str = "StreamSecrets";
@@ -166,10 +167,12 @@ async fn secrets(
     let bundle = agent.knowledge.bundle().ok_or_else(crate::view::starting)?;
     if names.only_trust(&bundle) {
         let bundle = entitled(agent, caller, ACTION)?;
-        let wanted = names.0.iter().map(|name| trust(name, &bundle));
+        let crls = crls_for(agent, caller)?;
+        let wanted = names.0.iter();
+        let wanted = wanted.map(|name| trust(name, &bundle, crls.as_ref()));
         return Ok(Look {
             message: response(wanted.collect::<Result<_, _>>()?, number),
-            print: print_of(&bundle),
+            print: print_of(&bundle).with_crls(crls),
             next: agent.clock.now() + crate::stream::LOOK,
         });
     }
@@ -190,7 +193,7 @@ async fn secrets(
 
 fn named(name: &str, have: &Have) -> Result<Secret, Status> {
     if is_trust(name, &have.bundle) {
-        return trust(name, &have.bundle);
+        return trust(name, &have.bundle, have.crls.as_ref());
     }
     let (id, task) = match name.split_once('#') {
         Some((id, task)) => (id, Some(task)),
@@ -226,7 +229,7 @@ fn everything(have: &Have) -> Result<Vec<Secret>, Status> {
         names.push(name);
     }
     let id = have.bundle.trust_domain().id().to_string();
-    found.push(trust(&id, &have.bundle)?);
+    found.push(trust(&id, &have.bundle, have.crls.as_ref())?);
     Ok(found)
 }
 
@@ -243,11 +246,17 @@ fn certificate(name: String, svid: &Svid) -> Result<Secret, Status> {
     })
 }
 
-fn trust(name: &str, bundle: &Bundle) -> Result<Secret, Status> {
+/// Envoy wants a list for every authority of a chain, and these are of all.
+fn trust(name: &str, bundle: &Bundle, crls: Option<&Crls>) -> Result<Secret, Status> {
     let authorities = pem::certificates(&bundle.x509_der()).map_err(fault)?;
+    let lists = crls.map_or(&[][..], |lists| lists.as_slice());
+    let lists = lists.iter().map(|list| pem::envelope("X509 CRL", list));
+    let lists: String = lists.collect::<Result<_, _>>().map_err(fault)?;
     let context = CertificateValidationContext {
         trusted_ca: inline(authorities.into_bytes()),
-        crl: None,
+        crl: (!lists.is_empty())
+            .then(|| inline(lists.into_bytes()))
+            .flatten(),
         only_verify_leaf_cert_crl: false,
     };
     Ok(Secret {

@@ -61,6 +61,10 @@ pub(super) struct Fields {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     #[arg(value_name = "true|false")]
     watch: Option<bool>,
+    /// Its workloads receive certificate revocation lists beside their SVIDs.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(value_name = "true|false")]
+    crl: Option<bool>,
     /// The longest life of a task.
     #[arg(long, value_parser = parse_duration)]
     max_limit: Option<Duration>,
@@ -100,6 +104,7 @@ impl Fields {
         set(&mut entry.implicit, self.implicit);
         set(&mut entry.descendants, self.descendants);
         set(&mut entry.watch, self.watch);
+        set(&mut entry.crl, self.crl);
         set(&mut entry.max_children, self.max_children);
         set(&mut entry.max_depth, self.max_depth);
         set(&mut entry.x509_ttl_ms, self.x509_ttl.map(millis));

@@ -60,6 +60,7 @@ pub(super) fn entry() -> Entry {
         implicit: true,
         descendants: false,
         watch: false,
+        crl: false,
         max_limit: None,
         max_children: 3,
         max_depth: 3,

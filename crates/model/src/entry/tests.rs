@@ -35,6 +35,7 @@ fn entry() -> Entry {
         implicit: true,
         descendants: false,
         watch: false,
+        crl: false,
         max_limit: Some(Entry::MAX_LIMIT),
         max_children: 3,
         max_depth: 3,

@@ -217,6 +217,7 @@ pub fn entry(number: u64) -> Entry {
         implicit: true,
         descendants: true,
         watch: true,
+        crl: true,
         max_limit: Some(Duration::from_secs(7200)),
         max_children: 4,
         max_depth: 3,
