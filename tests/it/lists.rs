@@ -179,10 +179,9 @@ async fn check(world: &World, workload: &Workload) -> u16 {
 /// The CA that signs now: its key's id and its certificate.
 async fn ca(issuer: &Issuer) -> (String, Vec<u8>) {
     let all = issuer.authorities().await.unwrap();
-    let of = |usage| move |view: &&taskmint_issuer::AuthorityView| view.record.usage == usage;
     let certificate = issuer.ca_certificate().await.unwrap();
-    let active = all.iter().filter(of(KeyUse::Ca));
-    let active = active.last().unwrap();
+    let is_ca = |view: &&taskmint_issuer::AuthorityView| view.record.usage == KeyUse::Ca;
+    let active = all.iter().rfind(is_ca).unwrap();
     assert_eq!(active.record.certificate, certificate);
     (active.record.key_id.clone(), certificate)
 }

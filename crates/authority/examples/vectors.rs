@@ -27,6 +27,10 @@ fn main() {
     write("svid.pem", fixed::pem(&made.leaf).as_bytes());
     write("svid-ca.pem", fixed::pem(&made.ca.certificate).as_bytes());
     write(
+        "svid-crl.pem",
+        fixed::envelope("X509 CRL", &made.crl).as_bytes(),
+    );
+    write(
         "svid-log-key.pem",
         fixed::pem(&made.log_key.certificate).as_bytes(),
     );

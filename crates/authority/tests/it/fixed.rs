@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use taskmint_authority::{Core, Policy};
 use taskmint_id::{Jwk, P256PublicKey, SpiffeId, TrustDomain};
 use taskmint_mint::{
-    Class, Facts, JwtRequest, KeyAlgorithm, KeyKind, LogStart, Prepared, PublicKey, Request,
-    X509Request,
+    Class, CrlNumber, CrlReason, CrlRequest, Facts, JwtRequest, KeyAlgorithm, KeyKind, LogStart,
+    Prepared, PublicKey, Request, Revoked, X509Request,
 };
 use taskmint_model::{AuthorityId, Clock as _, Entropy, TaskId, Timestamp};
 use taskmint_status::extension::{HEAD_SIGNING_OID_TEXT, TASK_BINDING_OID_TEXT};
@@ -27,7 +27,9 @@ pub(crate) struct Fixed {
     pub(crate) log_key: Prepared,
     pub(crate) leaf: Vec<u8>,
     pub(crate) token: String,
+    pub(crate) crl: Vec<u8>,
     jwt: Prepared,
+    crl_request: CrlRequest,
     x509_request: X509Request,
     jwt_request: JwtRequest,
 }
@@ -55,22 +57,26 @@ pub(crate) fn fixed() -> Fixed {
     let log_key = prepare(KeyKind::Log { ttl_secs: month }, 0x06);
     prepare(KeyKind::Grant, 0x64);
     let (x509_request, jwt_request) = requests(&core, now, &*entropy);
+    let crl_request = crl(&x509_request, ca.id, now);
     let batch = vec![
         Request::X509(x509_request.clone()),
         Request::Jwt(jwt_request.clone()),
+        Request::Crl(crl_request.clone()),
     ];
     let mut signed = core
         .issue(batch)
         .into_iter()
         .map(|signed| signed.unwrap().bytes);
     let (leaf, token) = (signed.next().unwrap(), signed.next().unwrap());
-    let token = String::from_utf8(token).unwrap();
+    let (token, crl) = (String::from_utf8(token).unwrap(), signed.next().unwrap());
     Fixed {
         ca,
         log_key,
         leaf,
         token,
+        crl,
         jwt,
+        crl_request,
         x509_request,
         jwt_request,
     }
@@ -126,6 +132,34 @@ fn requests(core: &Core, now: Timestamp, entropy: &dyn Entropy) -> (X509Request,
     (x509, jwt)
 }
 
+/// The leaf suspended, and another certificate of its task ended.
+fn crl(leaf: &X509Request, ca: AuthorityId, now: Timestamp) -> CrlRequest {
+    let serial = |random| Serial {
+        generation: Generation::FIRST,
+        slot: leaf.facts.place.slot(),
+        random,
+    };
+    let revoked = |random, reason| Revoked {
+        serial: serial(random).encode(),
+        at: now,
+        reason,
+    };
+    CrlRequest {
+        ca,
+        number: CrlNumber {
+            generation: 1,
+            epoch: 1,
+            count: 258,
+        },
+        this_update: now - Duration::from_secs(30),
+        next_update: now + Duration::from_secs(600),
+        revoked: vec![
+            revoked(leaf.serial_random, CrlReason::CertificateHold),
+            revoked([0xff; 9], CrlReason::PrivilegeWithdrawn),
+        ],
+    }
+}
+
 impl Fixed {
     /// The vectors' document.
     pub(crate) fn document(&self) -> Value {
@@ -168,6 +202,15 @@ impl Fixed {
                 "der": base64(&self.log_key.certificate),
                 "spki": base64(&self.log_key.spki),
             },
+            "crl": {
+                "der": base64(&self.crl),
+                "number": "01000000010000000000000102",
+                "this_update": self.crl_request.this_update.secs(),
+                "next_update": self.crl_request.next_update.secs(),
+                "revoked_at": jwt.issued_at.secs(),
+                "held": hex::encode(serial.encode()),
+                "withdrawn": hex::encode(self.crl_request.revoked.last().unwrap().serial),
+            },
             "jwt": {
                 "token": self.token,
                 "jwk": jwk.to_value(),
@@ -187,8 +230,13 @@ pub(crate) fn base64(der: &[u8]) -> String {
 
 /// RFC 7468.
 pub(crate) fn pem(der: &[u8]) -> String {
+    envelope("CERTIFICATE", der)
+}
+
+/// RFC 7468, for any label.
+pub(crate) fn envelope(label: &str, der: &[u8]) -> String {
     let text = base64(der);
     let lines = text.as_bytes().chunks(64).map(String::from_utf8_lossy);
     let body: String = lines.map(|line| format!("{line}\n")).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{body}-----END CERTIFICATE-----\n")
+    format!("-----BEGIN {label}-----\n{body}-----END {label}-----\n")
 }

@@ -5,7 +5,10 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 use taskmint_id::{P256PublicKey, SpiffeId, jws::UnverifiedToken};
 
-use crate::fixed::{Fixed, fixed, pem};
+use x509_parser::prelude::FromDer as _;
+use x509_parser::revocation_list::CertificateRevocationList;
+
+use crate::fixed::{Fixed, envelope, fixed, pem};
 use crate::lint::{lint_ca, lint_leaf, lint_log_key, parse};
 
 const DOCUMENT: &str = include_str!("../../../../tests/vectors/svid.json");
@@ -53,6 +56,20 @@ fn certificates_differ_from_the_vectors_in_nothing_but_their_signatures() {
 }
 
 #[test]
+fn the_crl_differs_from_the_vector_in_nothing_but_its_signature() {
+    let vectors = Vectors::new();
+    let kept = vectors.der("crl");
+    let tbs = |der: &[u8]| {
+        let (rest, list) = CertificateRevocationList::from_der(der).unwrap();
+        assert!(rest.is_empty());
+        hex::encode(list.tbs_cert_list.as_ref())
+    };
+    assert_eq!(tbs(&kept), tbs(&vectors.made.crl));
+    let file = include_str!("../../../../tests/vectors/svid-crl.pem");
+    assert_eq!(envelope("X509 CRL", &kept), file);
+}
+
+#[test]
 fn the_vectors_pass_the_linter() {
     let vectors = Vectors::new();
     let ca = vectors.der("ca");
@@ -93,6 +110,7 @@ fn everything_else_in_the_document_is_as_it_is_made() {
             ("ca", "der"),
             ("leaf", "der"),
             ("log_key", "der"),
+            ("crl", "der"),
             ("jwt", "token"),
         ] {
             signed[name].as_object_mut().unwrap().remove(member);

@@ -153,6 +153,28 @@ def judge_log_key(vectors, ca, key):
     refused("log key as client", verification.VerificationError, lambda: client.verify(key, []))
 
 
+def judge_crl(vectors, ca):
+    expected = vectors["crl"]
+    crl = x509.load_der_x509_crl(base64.b64decode(expected["der"]))
+    check("crl signature", True, crl.is_signature_valid(ca.public_key()))
+    check("crl issuer", ca.subject, crl.issuer)
+    check("crl first second", expected["this_update"], seconds(crl.last_update_utc))
+    check("crl last second", expected["next_update"], seconds(crl.next_update_utc))
+    _, number = extension(crl, ExtensionOID.CRL_NUMBER)
+    check("crl number", int(expected["number"], 16), number.crl_number)
+    _, key_id = extension(crl, ExtensionOID.AUTHORITY_KEY_IDENTIFIER)
+    check("crl key id", vectors["ca"]["key_id"], key_id.key_identifier.hex())
+    check("crl extensions", 2, len(crl.extensions))
+    check("crl entries", 2, len(crl))
+    reasons = {"held": x509.ReasonFlags.certificate_hold,
+               "withdrawn": x509.ReasonFlags.privilege_withdrawn}
+    for name, reason in reasons.items():
+        entry = crl.get_revoked_certificate_by_serial_number(int(expected[name], 16))
+        check(f"crl {name} since", expected["revoked_at"], seconds(entry.revocation_date_utc))
+        _, found = extension(entry, x509.CRLReason.oid)
+        check(f"crl {name} reason", reason, found.reason)
+
+
 def judge_token(vectors):
     expected = vectors["jwt"]
     key = jwt.PyJWK.from_json(json.dumps(expected["jwk"])).key
@@ -188,6 +210,7 @@ def main():
     judge_ca(vectors, ca)
     judge_leaf(vectors, ca, load(vectors["leaf"]))
     judge_log_key(vectors, ca, load(vectors["log_key"]))
+    judge_crl(vectors, ca)
     judge_token(vectors)
     for failure in failures:
         print(failure, file=sys.stderr)

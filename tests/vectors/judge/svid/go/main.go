@@ -46,7 +46,15 @@ type vectors struct {
 		NotAfter  int64    `json:"not_after"`
 	}
 	LogKey struct{ DER, SPKI []byte } `json:"log_key"`
-	JWT    struct {
+	CRL    struct {
+		DER             []byte
+		Number          string
+		ThisUpdate      int64 `json:"this_update"`
+		NextUpdate      int64 `json:"next_update"`
+		RevokedAt       int64 `json:"revoked_at"`
+		Held, Withdrawn string
+	}
+	JWT struct {
 		Token     string
 		JWK       struct{ Kty, Crv, X, Y, Kid, Use string }
 		Aud, Jti  string
@@ -161,6 +169,23 @@ func judgeLogKey(v vectors, ca, key *x509.Certificate) {
 	check("log key serves no tls", true, err != nil)
 }
 
+func judgeCRL(v vectors, ca *x509.Certificate) {
+	list := must(x509.ParseRevocationList(v.CRL.DER))
+	check("crl is signed by the ca", nil, list.CheckSignatureFrom(ca))
+	check("crl issuer", true, bytes.Equal(ca.RawSubject, list.RawIssuer))
+	number := must(hex.DecodeString(v.CRL.Number))
+	check("crl number", new(big.Int).SetBytes(number), list.Number)
+	check("crl key id", v.CA.KeyID, hex.EncodeToString(list.AuthorityKeyId))
+	check("crl times", fmt.Sprint(v.CRL.ThisUpdate, v.CRL.NextUpdate), fmt.Sprint(list.ThisUpdate.Unix(), list.NextUpdate.Unix()))
+	check("crl extensions", 2, len(list.Extensions))
+	check("crl entries", 2, len(list.RevokedCertificateEntries))
+	expected := []string{v.CRL.Held + " 6", v.CRL.Withdrawn + " 9"}
+	for i, entry := range list.RevokedCertificateEntries {
+		check("crl entry", expected[i], fmt.Sprintf("%040x %d", entry.SerialNumber, entry.ReasonCode))
+		check("crl entry since", v.CRL.RevokedAt, entry.RevocationTime.Unix())
+	}
+}
+
 func judgeToken(v vectors) {
 	parts := strings.Split(v.JWT.Token, ".")
 	check("token parts", 3, len(parts))
@@ -205,6 +230,7 @@ func main() {
 	judgeCA(v, ca)
 	judgeLeaf(v, ca, must(x509.ParseCertificate(v.Leaf.DER)))
 	judgeLogKey(v, ca, must(x509.ParseCertificate(v.LogKey.DER)))
+	judgeCRL(v, ca)
 	judgeToken(v)
 	fmt.Printf("svid vectors, go: %d checked, %d differ\n", checks, failures)
 	if failures > 0 {
