@@ -3,17 +3,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustls_pki_types::CertificateDer;
 use taskmint_issuer::LogFrame;
 use taskmint_model::{Clock, SystemClock, SystemEntropy, TaskId, Timestamp};
 use taskmint_status::checkpoint::PackedMap;
-use taskmint_status::{Cause, Checkpoint, Place, Status, StatusMap};
+use taskmint_status::{
+    BootTime, Cause, Checkpoint, Now, Place, Status, StatusMap, TaskBinding, WallTime,
+};
 use taskmint_store::{Change, Commit, StatusChange};
 use taskmint_testkit::ManualClock;
 use taskmint_verifier::StatusCheck;
-use taskmint_verifier::tls;
-use taskmint_verifier::watch::{Options, Source, SystemClocks, Watch};
+use taskmint_verifier::tls::{self, Identity};
+use taskmint_verifier::watch::{Clocks, Options, Source, SystemClocks, Watch};
 use tempfile::TempDir;
 
 use crate::harness::World;
@@ -213,22 +217,33 @@ async fn a_clock_that_was_set_back_keeps_nobody_from_a_checkpoint() {
     assert!(after.time >= before.time, "what is signed never goes back");
 }
 
+/// A workload's SVID, and its task's binding.
+async fn begun(node: &mut Node, pid: u32) -> (Identity, TaskBinding) {
+    let key = Key::new();
+    let ask = node.begin(&["unix:uid:1000"], pid, key.spki());
+    let began = node.client.begin_task(ask).await.unwrap().into_inner();
+    let leaf = CertificateDer::from(began.certificate);
+    let binding = tls::read_verified(&leaf).unwrap().binding.unwrap();
+    let identity = Identity::new();
+    identity.set(vec![leaf], &key.pkcs8()).unwrap();
+    (identity, binding)
+}
+
+fn watching(world: &World, node: &Node, identity: Identity, clocks: Arc<dyn Clocks>) -> Watch {
+    let source = Source::Server {
+        address: world.server.watch_address.to_string(),
+        identity,
+    };
+    let options = Options::new("example.org".parse().unwrap(), source, "service");
+    Watch::start(options, node.trust.clone(), clocks, Arc::new(SystemEntropy)).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_ended_after_the_checkpoint_reaches_who_begins_with_it() {
     let (mut world, _clock) = world(MEMORY).await;
     world.entry("agent", &["unix:uid:1000"], true).await;
     let mut node = Node::join(&world.token("n1").await).await;
-    let mut begin = async |pid| {
-        let key = Key::new();
-        let ask = node.begin(&["unix:uid:1000"], pid, key.spki());
-        let began = node.client.begin_task(ask).await.unwrap().into_inner();
-        let identity = tls::Identity::new();
-        let leaf = rustls_pki_types::CertificateDer::from(began.certificate);
-        let binding = tls::read_verified(&leaf).unwrap().binding.unwrap();
-        identity.set(vec![leaf], &key.pkcs8()).unwrap();
-        (identity, binding)
-    };
-    let (service, client) = (begin(7).await, begin(8).await);
+    let (service, client) = (begun(&mut node, 7).await, begun(&mut node, 8).await);
     let shared = world.server.issuer.checkpoint().await.unwrap();
     let place = client.1.place;
     end(&world, place.bucket(), [place.index()]).await;
@@ -238,14 +253,58 @@ async fn what_ended_after_the_checkpoint_reaches_who_begins_with_it() {
         "the watch begins with the one before the end"
     );
 
-    let source = Source::Server {
-        address: world.server.watch_address.to_string(),
-        identity: service.0,
-    };
-    let options = Options::new("example.org".parse().unwrap(), source, "service");
-    let (clocks, entropy) = (Arc::new(SystemClocks), Arc::new(SystemEntropy));
-    let watch = Watch::start(options, node.trust.clone(), clocks, entropy).unwrap();
+    let watch = watching(&world, &node, service.0, Arc::new(SystemClocks));
     tokio::time::timeout(SOON, watch.synced()).await.unwrap();
     watch.check(&service.1).unwrap();
+    assert_eq!(watch.check(&client.1).unwrap_err().reason, "TASK_ENDED");
+}
+
+/// The clocks of a host that can be put to sleep: both go on meanwhile.
+#[derive(Default)]
+struct Host(AtomicU64);
+
+impl Clocks for Host {
+    fn now(&self) -> Now {
+        let slept = self.0.load(Ordering::SeqCst);
+        let Now { boot, wall } = SystemClocks.now();
+        Now {
+            boot: BootTime(boot.0 + slept),
+            wall: WallTime(wall.0 + slept),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_whose_host_slept_all_night_refuses_until_it_has_caught_up() {
+    let mut world = World::with(MEMORY).await;
+    world.entry("agent", &["unix:uid:1000"], true).await;
+    let mut node = Node::join(&world.token("n1").await).await;
+    let (service, client) = (begun(&mut node, 7).await, begun(&mut node, 8).await);
+    let host = Arc::new(Host::default());
+    let watch = watching(&world, &node, service.0, host.clone());
+    tokio::time::timeout(SOON, watch.synced()).await.unwrap();
+    watch.check(&service.1).unwrap();
+
+    let mut reasons = Vec::new();
+    for night in 0..3 {
+        host.0
+            .fetch_add(2 * HOUR.as_millis() as u64, Ordering::SeqCst);
+        // An answer may have come in between, but not each time.
+        reasons.extend(watch.check(&service.1).err().map(|refused| refused.reason));
+        end(&world, client.1.place.bucket(), [1_000_000 + night]).await;
+        tokio::time::timeout(SOON, watch.synced()).await.unwrap();
+        watch.check(&service.1).unwrap();
+    }
+    assert!(
+        reasons.iter().any(|reason| *reason == "CLOCK_DRIFT_USED"),
+        "{reasons:?}"
+    );
+    end(&world, client.1.place.bucket(), [client.1.place.index()]).await;
+    let heard = async {
+        while watch.check(&client.1).is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, heard).await.unwrap();
     assert_eq!(watch.check(&client.1).unwrap_err().reason, "TASK_ENDED");
 }
