@@ -225,7 +225,10 @@ async fn when_the_time_is_up_those_who_did_not_hear_are_named() {
     let of = |name: &str| receipt.not_yet.iter().find(|one| one.name == name).unwrap();
     assert_eq!(of("silent").left_at_ms, 0);
     assert_eq!(of("silent").spiffe_id, "spiffe://example.org/service");
-    assert!(of("gone").left_at_ms > 0, "it may still believe its last head");
+    assert!(
+        of("gone").left_at_ms > 0,
+        "it may still believe its last head"
+    );
     assert!(receipt.dead_everywhere_by_ms > receipt.ended_at_ms);
     drop(silent);
 }
@@ -256,7 +259,12 @@ async fn a_workload_that_watches_without_the_grant_stalls_nobody() {
     let receipt = last(&mut wait(&mut world, &ending.task, 0).await).await;
     assert_eq!((receipt.applied_count, receipt.not_yet_count), (0, 0));
     let request = admin::ListWatchersRequest {};
-    let list = world.admin.list_watchers(request).await.unwrap().into_inner();
+    let list = world
+        .admin
+        .list_watchers(request)
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(list.watchers.len(), 1);
     assert!(!list.watchers[0].waited_for);
 }
@@ -323,13 +331,21 @@ async fn a_relays_word_is_listed_apart_and_shown_to_operators() {
     assert_eq!(heard.not_yet[0].relay, node.id);
 
     let request = admin::ListWatchersRequest {};
-    let list = world.admin.list_watchers(request).await.unwrap().into_inner();
+    let list = world
+        .admin
+        .list_watchers(request)
+        .await
+        .unwrap()
+        .into_inner();
     let lag = |name: &str| {
         let mut found = list.watchers.iter().filter(|watcher| watcher.name == name);
         let watcher = found.next().unwrap();
         (watcher.relay.clone(), watcher.waited_for, watcher.lag)
     };
-    assert_eq!(lag("relay"), (String::new(), true, list.sequence - receipt.position));
+    assert_eq!(
+        lag("relay"),
+        (String::new(), true, list.sequence - receipt.position)
+    );
     assert_eq!(lag("behind-2"), (node.id.clone(), true, list.sequence));
     assert!(!lag("behind-3").1);
 }
@@ -374,7 +390,10 @@ async fn a_task_that_minted_nothing_is_dead_once_verifiers_have_heard_or_closed(
     let bound = (before + BELIEVED).millis()..=(SystemClock.now() + BELIEVED).millis();
     // The last head without it was signed a moment before at most a heartbeat ago.
     assert!(receipt.dead_everywhere_by_ms <= *bound.end(), "{receipt:?}");
-    assert!(receipt.dead_everywhere_by_ms + 10_000 >= *bound.start(), "{receipt:?}");
+    assert!(
+        receipt.dead_everywhere_by_ms + 10_000 >= *bound.start(),
+        "{receipt:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -410,7 +429,10 @@ async fn nothing_that_was_minted_while_a_task_ended_outlives_its_bound() {
             );
         }
     }
-    assert!((1..8 * 32).contains(&minted), "{minted} came before their end");
+    assert!(
+        (1..8 * 32).contains(&minted),
+        "{minted} came before their end"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -442,7 +464,10 @@ async fn a_restart_loses_neither_position_nor_bound() {
 
     let mut away = world.go_away().await;
     // Verifiers may believe what was signed before for as long as that said, not for less.
-    away.configure("revocation.max_age = \"60s\"", "revocation.max_age = \"5s\"");
+    away.configure(
+        "revocation.max_age = \"60s\"",
+        "revocation.max_age = \"5s\"",
+    );
     clock.advance(Duration::from_secs(20));
     let mut world = away.come_back().await;
     let after = revoke(&mut world, &ended.task).await;
@@ -457,7 +482,10 @@ async fn a_restart_loses_neither_position_nor_bound() {
     let receipt = revoke(&mut world, &live.task).await;
     let longest = (clock.now() + Duration::from_secs(600)).millis();
     assert!(receipt.dead_everywhere_by_ms >= live.expires_at_ms + LEEWAY);
-    assert!(receipt.dead_everywhere_by_ms <= longest + LEEWAY, "{receipt:?}");
+    assert!(
+        receipt.dead_everywhere_by_ms <= longest + LEEWAY,
+        "{receipt:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use taskmint_model::{
-    Actor, Binding, Cause, Clock, EndTrace, EntryId, Process, State, Task, TaskId, TaskKind, Timestamp,
+    Actor, Binding, Cause, Clock, EndTrace, EntryId, Process, State, Task, TaskId, TaskKind,
+    Timestamp,
 };
 use taskmint_peer::{HeldProcess, Liveness, ProcessError};
 use tokio::sync::broadcast;

@@ -31,6 +31,9 @@ use crate::world::{World, entry};
 /// Hours ahead in which the places lie.
 const BUCKETS: u64 = 24;
 
+/// Where they begin: behind all hours in which tasks that are begun here get their places.
+const AHEAD: u32 = 100;
+
 /// Places in each of these hours.
 const PLACES: u64 = 10_000_000 / BUCKETS;
 
@@ -65,7 +68,7 @@ impl Scene {
         let mut node = Node::join(&world.join_string("n1").await?).await?;
         let service = node.begin(7).await?;
         let issuer = &world.server.issuer;
-        let first = issuer.now().hour() + 2;
+        let first = issuer.now().hour() + AHEAD;
         let ended = chosen(ended);
         fill(issuer, first, &ended).await?;
         Ok(Self {

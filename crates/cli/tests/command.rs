@@ -398,3 +398,47 @@ fn a_held_task_is_suspended_resumed_and_revoked_by_an_operator() {
     let error: Value = serde_json::from_slice(last.unwrap()).unwrap();
     assert_eq!(error["error"]["reason"], "TASK_ENDED");
 }
+
+#[test]
+fn an_end_is_waited_for_until_the_agent_has_heard_of_it() {
+    let dev = Dev::start(&[]);
+    // As an operator.
+    let mut held = dev.command(&["run", "--purpose", "held", "--", "sleep", "60"]);
+    let mut held = held.spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let listed = || dev.json(&["task", "list", "--admin"]);
+    while listed().as_array().unwrap().is_empty() {
+        assert!(held.try_wait().unwrap().is_none() && Instant::now() < deadline);
+    }
+    let id = dev.task("held")["id"].as_str().unwrap().to_owned();
+    let refused = dev.output(&["task", "revoke", "--timeout", "3s", &id]);
+    assert_eq!(refused.status.code(), Some(64), "a timeout of no wait");
+    let ended = dev.json(&["task", "revoke", &id, "--wait", "--timeout", "20s"]);
+    let receipt = &ended["receipt"];
+    assert_eq!(
+        (&receipt["final"], &receipt["not_yet_count"]),
+        (&true.into(), &0.into())
+    );
+    let agent = receipt["applied"][0]["spiffe_id"].as_str().unwrap();
+    assert!(agent.contains("/taskmint/node/"), "{agent}");
+    assert!(receipt["dead_everywhere_by_ms"].as_u64() > receipt["ended_at_ms"].as_u64());
+    drop(held.kill());
+    held.wait().unwrap();
+
+    // As the holder, from within the task.
+    let complete = format!(
+        "{} task complete --wait -o json",
+        env!("CARGO_BIN_EXE_taskmint")
+    );
+    let run = dev.output(&["run", "--purpose", "own", "--", "sh", "-c", &complete]);
+    let ended: Value = serde_json::from_slice(&run.stdout).unwrap_or_else(|_| panic!("{run:?}"));
+    assert_eq!(ended["receipt"]["not_yet_count"], 0, "{ended}");
+    assert_eq!(dev.task("own")["ending"]["cause"], "completed");
+
+    let watchers = dev.json(&["watchers"]);
+    let watcher = &watchers["watchers"][0];
+    assert_eq!(
+        (&watcher["lag"], &watcher["waited_for"]),
+        (&0.into(), &true.into())
+    );
+}

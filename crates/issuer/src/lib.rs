@@ -25,9 +25,11 @@ mod tasks;
 mod tokens;
 pub mod watchers;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use taskmint_id::{Bundle, Kind, SpiffeId};
 use taskmint_mint::Authority;
 use taskmint_model::{
@@ -72,6 +74,8 @@ pub struct Issuer {
     status_lists: standing::StatusLists,
     watchers: Arc<Watchers>,
     bounds: receipts::Bounds,
+    /// How many waits go through each node.
+    waits: Mutex<HashMap<SpiffeId, usize>>,
 }
 
 /// Who asks, for whoever reads the audit log.

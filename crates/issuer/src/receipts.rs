@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use taskmint_id::SpiffeId;
 use taskmint_lifecycle::Changes;
 use taskmint_model::{EndTrace, State, Task, TaskId, TaskKind, Timestamp};
 use taskmint_store::{Change, Commit, Promise};
@@ -26,6 +27,9 @@ pub const MAX_WAIT: Duration = Duration::from_secs(5 * 60);
 
 /// The most waits at once.
 const MAX_WAITS: usize = 4_096;
+
+/// The most of them through one node, so that its workloads leave some to others.
+const MAX_WAITS_OF_NODE: usize = 256;
 
 /// The least pause between two receipts of one wait.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -63,12 +67,22 @@ pub struct Waiting {
     issuer: Arc<Issuer>,
     task: Task,
     wanting: Wanting,
+    _share: Option<Share>,
     until: Instant,
     pending: Pending,
     shuffles: u64,
+    /// Somebody applied it, came, or left since the last receipt was made.
+    dirty: bool,
     looked: Instant,
     told: Option<[usize; 3]>,
     is_over: bool,
+}
+
+/// One wait of a node; given back when dropped.
+#[derive(Debug)]
+struct Share {
+    issuer: Arc<Issuer>,
+    node: SpiffeId,
 }
 
 /// Announces that an end that is about to be written will be waited for.
@@ -107,10 +121,9 @@ impl Issuer {
     }
 
     fn dead_by(&self, task: &Task, trace: &EndTrace, position: u64, now: Timestamp) -> Timestamp {
-        let mut believed = self.signed.last_without(position, now) + self.promised_span();
-        if position <= self.bounds.began_at {
-            believed = believed.max(self.bounds.promised_until);
-        }
+        let believed = self.signed.last_without(position, now) + self.promised_span();
+        // Heads of an earlier process leave out whatever ended since.
+        let believed = believed.max(self.bounds.promised_until);
         let expiry = trace.last_expiry.unwrap_or(task.times.limit);
         if expiry == Timestamp::default() {
             return believed;
@@ -124,12 +137,14 @@ impl Issuer {
     }
 
     /// Waits until everybody who is waited for has applied the end of a task, and says how far they
-    /// are meanwhile. While it waits, frames ask for prompt acknowledgements.
+    /// are meanwhile. While it waits, frames ask for prompt acknowledgements. `node` is whose agent
+    /// asks, if one does.
     ///
     /// # Errors
     /// `NOT_ENDED`, `TOO_LONG` beyond [`MAX_WAIT`], `TOO_MANY_WAITS`.
     pub fn wait(
         self: &Arc<Self>,
+        node: Option<&SpiffeId>,
         task: Task,
         timeout: Option<Duration>,
     ) -> Result<Waiting, Refused> {
@@ -141,10 +156,9 @@ impl Issuer {
         }
         let position = self.receipt_naming(&task, Names::NONE)?.position;
         let is_announced = self.watchers.wanted() >= position;
-        let wanting = self.watchers.want(position, MAX_WAITS).ok_or_else(|| {
-            let message = "too many wait already";
-            Refused::new(RefusalKind::Exhausted, "TOO_MANY_WAITS", message)
-        })?;
+        let share = node.map(|node| Share::take(self, node)).transpose()?;
+        let wanting = self.watchers.want(position, MAX_WAITS);
+        let wanting = wanting.ok_or_else(too_many_waits)?;
         let now = Instant::now();
         let mut waiting = Waiting {
             issuer: Arc::clone(self),
@@ -152,7 +166,9 @@ impl Issuer {
             pending: self.watchers.pending(position),
             shuffles: self.watchers.shuffles(),
             wanting,
+            _share: share,
             until: now + timeout,
+            dirty: false,
             looked: now,
             told: None,
             is_over: false,
@@ -266,6 +282,38 @@ impl Bounds {
     }
 }
 
+impl Share {
+    fn take(issuer: &Arc<Issuer>, node: &SpiffeId) -> Result<Self, Refused> {
+        let mut waits = issuer.waits.lock();
+        let waiting = waits.entry(node.clone()).or_default();
+        if *waiting >= MAX_WAITS_OF_NODE {
+            return Err(too_many_waits());
+        }
+        *waiting += 1;
+        Ok(Self {
+            issuer: Arc::clone(issuer),
+            node: node.clone(),
+        })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut waits = self.issuer.waits.lock();
+        if let Some(waiting) = waits.get_mut(&self.node) {
+            *waiting -= 1;
+            if *waiting == 0 {
+                waits.remove(&self.node);
+            }
+        }
+    }
+}
+
+fn too_many_waits() -> Refused {
+    let message = "too many wait already";
+    Refused::new(RefusalKind::Exhausted, "TOO_MANY_WAITS", message).fix("try again")
+}
+
 impl Announced {
     /// The end is written; its wait may begin within a moment.
     pub fn linger(self) {
@@ -281,10 +329,7 @@ impl Waiting {
     /// The next receipt: the first at once, further ones when the counts change, at most every
     /// 50 ms, and a final one, complete or not, with more names. Nothing after it.
     pub async fn next(&mut self) -> Option<Receipt> {
-        if self.is_over {
-            return None;
-        }
-        loop {
+        while !self.is_over {
             if let Some(receipt) = self.look() {
                 return Some(receipt);
             }
@@ -294,17 +339,20 @@ impl Waiting {
                 () = tokio::time::sleep_until(pause.min(self.until)) => {}
             }
         }
+        None
     }
 
     fn look(&mut self) -> Option<Receipt> {
         let now = Instant::now();
         let is_late = now >= self.until;
-        let mut changed = self.look_for_pending();
-        changed |= self.told.is_none() || now.duration_since(self.looked) >= LOOK;
-        if !changed && !is_late {
+        self.dirty |= self.look_for_pending();
+        let since = now.duration_since(self.looked);
+        // The last to hear ends the wait at once; all before may wait for each other.
+        let is_due = self.dirty && (self.pending.len() == 0 || since >= PAUSE);
+        if !(is_due || is_late || self.told.is_none() || since >= LOOK) {
             return None;
         }
-        self.looked = now;
+        (self.dirty, self.looked) = (false, now);
         let mut receipt = self.receipt(Names::PROGRESS)?;
         let heard = &receipt.heard;
         let counts = [

@@ -53,6 +53,7 @@ impl Issuer {
             status_lists: Default::default(),
             watchers,
             bounds,
+            waits: Default::default(),
         });
         issuer.promise().await?;
         issuer.load_keys().await?;

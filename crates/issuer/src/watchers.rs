@@ -351,9 +351,10 @@ impl Listed {
         }
         seat.acknowledged.store(said.sequence, Ordering::Release);
         seat.acknowledged_at.store(now.millis(), Ordering::Relaxed);
-        self.watchers
-            .newest
-            .fetch_max(said.sequence.max(said.relayed_sequence), Ordering::AcqRel);
+        self.watchers.newest.fetch_max(
+            said.sequence.max(said.relayed_sequence.min(sent)),
+            Ordering::AcqRel,
+        );
         let before = seat.through.swap(through, Ordering::AcqRel);
         if seat.waited_for && before < through {
             self.watchers.wants.heard(before, through);

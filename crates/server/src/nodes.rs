@@ -254,9 +254,10 @@ impl Nodes for NodeService {
         let node = self.node(&request).await?;
         let ask = request.into_inner();
         let id = field("task_id", &ask.task_id)?;
-        let who = Principal::Node(node.id);
+        let who = Principal::Node(node.id.clone());
         let task = self.issuer.visible_task(&who, id).await.map_err(status)?;
-        let receipts = receipts::wait(&self.issuer, task, ask.timeout_ms, self.stop.clone());
+        let (of, stop) = (Some(&node.id), self.stop.clone());
+        let receipts = receipts::wait(&self.issuer, of, task, ask.timeout_ms, stop);
         receipts.map(Response::new)
     }
 

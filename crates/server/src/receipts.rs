@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use taskmint_id::SpiffeId;
 use taskmint_issuer::watchers::Hearer;
 use taskmint_issuer::{Issuer, Receipt};
 use taskmint_model::Task;
@@ -30,15 +31,16 @@ pub(crate) fn end_response(issuer: &Issuer, task: &Task) -> Result<task::EndResp
     })
 }
 
-/// Receipts of a task that has ended, until all have heard or the time is up.
+/// Receipts of a task that has ended, for an operator or an agent, until all have heard or the time is up.
 pub(crate) fn wait(
     issuer: &Arc<Issuer>,
+    node: Option<&SpiffeId>,
     task: Task,
     timeout_ms: u64,
     stop: CancellationToken,
 ) -> Result<Receipts, Status> {
     let timeout = (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms));
-    let mut waiting = issuer.wait(task, timeout).map_err(status)?;
+    let mut waiting = issuer.wait(node, task, timeout).map_err(status)?;
     let (out, receipts) = mpsc::channel(1);
     tokio::spawn(async move {
         loop {

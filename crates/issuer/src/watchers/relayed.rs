@@ -44,6 +44,8 @@ pub(super) struct Relay {
     rest: u64,
     /// How many stand elsewhere.
     apart: usize,
+    /// How many are waited for.
+    waited_for: usize,
 }
 
 #[derive(Debug)]
@@ -74,7 +76,10 @@ impl Relay {
         }
         check(sequence, self.rest, sent)?;
         self.rest = sequence;
-        Ok(sequence)
+        Ok(match self.waited_for {
+            0 => u64::MAX,
+            _ => sequence,
+        })
     }
 
     /// Takes in one mention; returns who came, if the watcher is new. `room` says whether one more
@@ -102,11 +107,13 @@ impl Relay {
         }
         check(one.sequence, 0, sent)?;
         self.apart += 1;
+        let waited_for = who.waited_for && room;
+        self.waited_for += usize::from(waited_for);
         Ok(Some(self.known.entry(one.number).or_insert(Known {
             number: one.number,
             spiffe_id: who.spiffe_id.clone(),
             name: who.name.clone(),
-            waited_for: who.waited_for && room,
+            waited_for,
             apart: Some(one.sequence),
         })))
     }
@@ -139,6 +146,7 @@ impl Relay {
     pub(super) fn leave(&mut self, number: u32) -> Option<(Known, u64)> {
         let known = self.known.remove(&number)?;
         self.apart -= usize::from(known.apart.is_some());
+        self.waited_for -= usize::from(known.waited_for);
         let sequence = known.stands_at(self.rest);
         Some((known, sequence))
     }
@@ -151,7 +159,7 @@ impl Relay {
 
     /// How many are waited for.
     pub(super) fn waited_for(&self) -> usize {
-        self.known.values().filter(|known| known.waited_for).count()
+        self.waited_for
     }
 
     pub(super) fn close(&mut self) {

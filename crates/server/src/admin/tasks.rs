@@ -169,7 +169,7 @@ impl AdminService {
     ) -> Result<Response<Receipts>, Status> {
         let ask = request.get_ref();
         let (_, task) = self.task(&request, &ask.task_id, Verb::Read).await?;
-        let receipts = receipts::wait(&self.issuer, task, ask.timeout_ms, self.stop.clone());
+        let receipts = receipts::wait(&self.issuer, None, task, ask.timeout_ms, self.stop.clone());
         receipts.map(Response::new)
     }
 
