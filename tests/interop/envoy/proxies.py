@@ -183,8 +183,8 @@ class Envoy:
 
     def task(self):
         """The implicit task of this process."""
-        for task in operator("task", "list"):
-            if task.get("process", "").split(".")[0] == str(self.process.pid) and task["state"] == "live":
+        for task in operator("task", "list", "--admin", "--all-kinds"):
+            if (task.get("process") or "").split(".")[0] == str(self.process.pid) and task["state"] == "live":
                 return task["id"]
         return None
 
