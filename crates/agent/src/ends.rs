@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use taskmint_client::Backoff;
 use taskmint_model::TaskId;
 use taskmint_peer::HeldProcess;
 use taskmint_wire::{node, task_from_wire};
@@ -11,7 +12,6 @@ use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::agent::Agent;
-use crate::chance::Backoff;
 use crate::holding::{Origin, Orphan};
 use crate::topics::Topic;
 

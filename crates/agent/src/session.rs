@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use taskmint_client::Backoff;
 use taskmint_daemon::Condition;
 use taskmint_lifecycle::RENEWAL_GRACE;
 use taskmint_model::{Binding, Timestamp};
@@ -14,7 +15,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, Streaming};
 
 use crate::agent::Agent;
-use crate::chance::{Backoff, fraction};
 use crate::holding::Origin;
 use crate::identity::NodeIdentity;
 use crate::join::{JoinError, Joiner, bundle_of};
@@ -192,7 +192,7 @@ impl<'a> Session<'a> {
             .map_err(|_| End::Lost("no answer from the server in time"))??;
         let mut messages = opened.into_inner();
         self.answered = Instant::now();
-        let renew_at = identity.renew_at(fraction(&*agent.entropy));
+        let renew_at = identity.renew_at(agent.entropy.fraction());
         let mut renewal = pin_until(&agent, renew_at);
         let mut counter = 0;
         let mut tick = ticks(agent.knowledge.times().lease);

@@ -11,7 +11,6 @@ use taskmint_model::{Clock, Entropy, TaskId, Timestamp};
 use tonic::{Code, Status};
 use zeroize::Zeroizing;
 
-use crate::chance::fraction;
 use crate::denial::Denial;
 use crate::identity::half_with_jitter;
 use crate::key::PrivateKey;
@@ -141,7 +140,7 @@ impl Svids {
             expires_at,
             number,
         };
-        let half = half_with_jitter(expires_at.since(now), fraction(&*self.entropy));
+        let half = half_with_jitter(expires_at.since(now), self.entropy.fraction());
         Fetched {
             svid: Arc::new(svid),
             ask_again: now + half,

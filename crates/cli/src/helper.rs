@@ -11,8 +11,8 @@ use anyhow::Context as _;
 use clap::Args;
 use futures::StreamExt as _;
 use sd_notify::NotifyState;
-use taskmint_client::{CallError, X509Context, X509Svid};
-use taskmint_model::{Entropy, SystemEntropy};
+use taskmint_client::{Backoff, CallError, X509Context, X509Svid};
+use taskmint_model::SystemEntropy;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::Code;
 
@@ -22,8 +22,9 @@ use crate::output::{Record, note};
 use files::{Access, Files};
 use tell::Tell;
 
-/// The longest pause before the agent is called again.
-const LONGEST: Duration = Duration::from_secs(5);
+/// Pauses before the agent is called again.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Keep certificate, key, bundle and CRLs in files, and tell a program when they have changed.
 ///
@@ -92,9 +93,9 @@ impl Helper {
             command: self.command.clone(),
             process: self.pid_file.clone().map(|file| (file, self.signal)),
         };
-        let mut failures = 0;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
-            let over = self.follow(context, files, &tell, &mut failures).await;
+            let over = self.follow(context, files, &tell, &mut backoff).await;
             match over {
                 Ok(()) if self.once => return Ok(()),
                 Ok(()) => note("the agent ended the stream"),
@@ -102,8 +103,7 @@ impl Helper {
                 // What is written stays good until it expires.
                 Err(failure) => note(failure.text()),
             }
-            failures += 1;
-            tokio::time::sleep(pause(failures)).await;
+            tokio::time::sleep(backoff.next(&SystemEntropy)).await;
         }
     }
 
@@ -113,13 +113,13 @@ impl Helper {
         context: &mut Context,
         files: &Files,
         tell: &Tell,
-        failures: &mut u32,
+        backoff: &mut Backoff,
     ) -> Result<(), Failure> {
         let mut contexts = context.workload().await?.x509_contexts().await?;
         while let Some(fetched) = contexts.next().await {
             let fetched = fetched?;
             let svid = self.chosen(&fetched)?;
-            *failures = 0;
+            backoff.reset();
             let changed = files
                 .write(svid, &fetched)
                 .with_context(|| format!("cannot write to `{}`", self.dir.display()))?;
@@ -177,11 +177,4 @@ fn is_final(failure: &Failure) -> bool {
         Failure::NotFound(_) | Failure::Usage(_) => true,
         _ => false,
     }
-}
-
-/// Doubles, with jitter: many helpers lose one agent at the same instant.
-fn pause(failures: u32) -> Duration {
-    let full = Duration::from_millis(100 << failures.min(6)).min(LONGEST);
-    let jitter = u64::from(u16::from_be_bytes((&SystemEntropy as &dyn Entropy).array()));
-    full / 2 + full.mul_f64(jitter as f64 / f64::from(u16::MAX)) / 2
 }

@@ -26,4 +26,9 @@ impl dyn Entropy {
         self.fill(&mut array);
         array
     }
+
+    /// A number from 0 to 1.
+    pub fn fraction(&self) -> f64 {
+        f64::from(u32::from_be_bytes(self.array())) / f64::from(u32::MAX)
+    }
 }

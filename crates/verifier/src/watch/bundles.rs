@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures::StreamExt as _;
-use taskmint_client::{Endpoint, WorkloadApi};
+use taskmint_client::{Backoff, Endpoint, WorkloadApi};
 use taskmint_id::bundle::BundleError;
 use taskmint_id::{Bundle, BundleSet, TrustDomain};
 use taskmint_model::Entropy;
 use tokio::time::sleep;
 
-use super::run::Backoff;
+use super::run::backoff;
 use crate::Trust;
 
 /// How often a file is looked at.
@@ -44,12 +44,12 @@ pub(super) async fn follow(
 }
 
 async fn workload_api(endpoint: &Endpoint, trust: &Trust, entropy: Arc<dyn Entropy>) {
-    let mut backoff = Backoff::new(entropy);
+    let mut backoff = backoff();
     let (mut x509, mut jwt) = (BundleSet::new(), BundleSet::new());
     loop {
         let over = streams(endpoint, trust, &mut x509, &mut jwt, &mut backoff).await;
         tracing::warn!(%endpoint, trouble = %over, "bundles are not kept fresh");
-        sleep(backoff.next()).await;
+        sleep(backoff.next(&*entropy)).await;
     }
 }
 

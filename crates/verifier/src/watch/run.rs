@@ -4,7 +4,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use taskmint_client::{CallError, ConnectError, Endpoint, Revocation, connect};
+use taskmint_client::{Backoff, CallError, ConnectError, Endpoint, Revocation, connect};
 use taskmint_id::TrustDomain;
 use taskmint_model::Entropy;
 use taskmint_status::{BootTime, Config, Fault, Frame, Now, Watcher, Wish};
@@ -86,7 +86,7 @@ impl Run {
     pub(super) async fn run(self, config: Config) {
         let mut watcher = Watcher::new(config);
         let mut keys = LogKeys::new(self.trust_domain.clone());
-        let mut backoff = Backoff::new(Arc::clone(&self.entropy));
+        let mut backoff = backoff();
         loop {
             let (over, counted) = self.connection(&mut watcher, &mut keys).await;
             let trouble = in_words(&over);
@@ -99,7 +99,7 @@ impl Run {
             }
             match over {
                 Over::Fault(fault) if fault.is_final() => sleep(FORKED).await,
-                _ => sleep(backoff.next()).await,
+                _ => sleep(backoff.next(&*self.entropy)).await,
             }
         }
     }
@@ -232,26 +232,7 @@ fn in_words(error: &Over) -> String {
     words
 }
 
-/// Waits between attempts: doubling from 0.1 s to 5 s, each anywhere in its upper half, so that
-/// verifiers cut off together don't come back together.
-pub(super) struct Backoff {
-    entropy: Arc<dyn Entropy>,
-    step: u32,
-}
-
-impl Backoff {
-    pub(super) fn new(entropy: Arc<dyn Entropy>) -> Self {
-        Self { entropy, step: 0 }
-    }
-
-    pub(super) fn reset(&mut self) {
-        self.step = 0;
-    }
-
-    pub(super) fn next(&mut self) -> Duration {
-        let full = (100_u64 << self.step.min(6)).min(5000);
-        self.step += 1;
-        let jitter = u64::from(u16::from_be_bytes(self.entropy.array()));
-        Duration::from_millis(full / 2 + full * jitter / (2 * u64::from(u16::MAX)))
-    }
+/// Waits between attempts.
+pub(super) fn backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(100), Duration::from_secs(5))
 }
