@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
-use taskmint_issuer::LogFrame;
+use taskmint_issuer::SignedCheckpoint;
 use taskmint_model::{Clock, SystemClock, SystemEntropy, TaskId, Timestamp};
 use taskmint_status::checkpoint::PackedMap;
 use taskmint_status::{
@@ -68,24 +68,15 @@ async fn end(world: &World, bucket: u32, indices: impl IntoIterator<Item = u64>)
     commit(world, changes.collect()).await
 }
 
-/// What a frame says: its position, and the maps as a verifier reads them.
-fn opened(frame: &LogFrame) -> (Checkpoint, BTreeMap<u32, StatusMap>) {
-    let LogFrame::Checkpoint {
-        sequence,
-        body,
-        maps,
-        ..
-    } = frame
-    else {
-        panic!("{frame:?}")
-    };
-    let checkpoint = Checkpoint::decode(body).unwrap();
-    assert_eq!(checkpoint.sequence, *sequence);
+/// What a checkpoint says: its position, and the maps as a verifier reads them.
+fn opened(signed: &SignedCheckpoint) -> (Checkpoint, BTreeMap<u32, StatusMap>) {
+    let checkpoint = Checkpoint::decode(&signed.body).unwrap();
+    assert_eq!(checkpoint.sequence, signed.sequence);
     let packed = |(bucket, bytes): &(u32, bytes::Bytes)| PackedMap {
         bucket: *bucket,
         bytes: bytes.to_vec(),
     };
-    let packed: Vec<_> = maps.iter().map(packed).collect();
+    let packed: Vec<_> = signed.maps.iter().map(packed).collect();
     let maps = checkpoint.unpack(&packed).unwrap();
     (checkpoint, maps)
 }

@@ -13,7 +13,7 @@ use aws_lc_rs::signature::{
     UnparsedPublicKey,
 };
 use sha2::{Digest as _, Sha256};
-use taskmint_issuer::{Issuer, LogFrame};
+use taskmint_issuer::Issuer;
 use taskmint_model::{Cause, TaskId};
 use taskmint_status::{Place, Status, TaskBinding};
 use taskmint_store::{Change, Commit, StatusChange};
@@ -146,11 +146,9 @@ async fn commit(issuer: &Issuer, changes: &mut Vec<Change>) -> anyhow::Result<()
 pub(crate) async fn cold_sync() -> anyhow::Result<Vec<Figure>> {
     let scene = Scene::set(MANY).await?;
     let proxy = Proxy::start(scene.world.server.watch_address).await?;
-    let LogFrame::Checkpoint { maps, body, .. } = &*scene.world.server.issuer.checkpoint().await?
-    else {
-        anyhow::bail!("no checkpoint");
-    };
-    let checkpoint: usize = body.len() + maps.iter().map(|(_, map)| map.len()).sum::<usize>();
+    let signed = scene.world.server.issuer.checkpoint().await?;
+    let maps = signed.maps.iter().map(|(_, map)| map.len());
+    let checkpoint = signed.body.len() + maps.sum::<usize>();
     let (mut octets, mut ready) = (0, Samples::default());
     for _ in 0..STARTS {
         let (sent, took) = start(&scene, &proxy, checkpoint as u64).await?;

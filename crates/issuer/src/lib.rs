@@ -41,7 +41,7 @@ use tokio::sync::{broadcast, watch};
 pub use authorities::AuthorityView;
 pub use begin::{Began, Begin};
 pub use crl::{Crl, Crls};
-pub use log::{LogFrame, LogStart, SignedLog};
+pub use log::{SignedCheckpoint, SignedLog};
 pub use mint::{MintedJwt, MintedX509};
 pub use nodes::{AttestedNode, NodeIdentity, Session};
 pub use receipts::{Announced, MAX_WAIT, Receipt, WAIT, Waiting};

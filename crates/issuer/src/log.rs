@@ -42,33 +42,17 @@ pub struct SignedLog {
     pub key_revision: u64,
 }
 
-/// What a watcher is sent.
+/// The whole state at a position, with its signature.
 #[derive(Debug, Clone)]
-pub enum LogFrame {
-    /// The whole state at a position.
-    Checkpoint {
-        /// The position.
-        sequence: u64,
-        /// Canonical bytes.
-        body: Bytes,
-        /// Signature over them.
-        signature: Bytes,
-        /// Packed maps by bucket.
-        maps: Vec<(u32, Bytes)>,
-    },
-    /// Contiguous records.
-    Delta(Vec<Record>),
-    /// A signed head.
-    Head(Arc<SignedLog>),
-}
-
-/// Where a watcher resumes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogStart {
-    /// After this sequence number.
-    After(u64),
-    /// From a checkpoint.
-    Checkpoint,
+pub struct SignedCheckpoint {
+    /// The position.
+    pub sequence: u64,
+    /// Canonical bytes.
+    pub body: Bytes,
+    /// Signature over them.
+    pub signature: Bytes,
+    /// Packed maps by bucket.
+    pub maps: Vec<(u32, Bytes)>,
 }
 
 /// Signs heads one after the other, and remembers what is active.
@@ -242,37 +226,12 @@ impl Issuer {
         })
     }
 
-    /// Where a watcher that has applied `sequence` of this log can go on.
-    ///
-    /// # Errors
-    /// `AHEAD_OF_LOG` when it claims to have applied what was never written.
-    pub async fn resume_at(&self, sequence: u64) -> Result<LogStart, Refused> {
-        let newest = self.store.position().borrow().sequence;
-        if sequence > newest {
-            let message = format!("the log ends at {newest}, not at {sequence}");
-            return Err(Refused::new(RefusalKind::State, "AHEAD_OF_LOG", message)
-                .fix("start again from a checkpoint"));
-        }
-        if sequence == newest {
-            return Ok(LogStart::After(sequence));
-        }
-        let next = self.store.records(sequence, 1).await?;
-        let kept = next
-            .first()
-            .is_some_and(|record| record.sequence == sequence + 1);
-        Ok(if kept {
-            LogStart::After(sequence)
-        } else {
-            LogStart::Checkpoint
-        })
-    }
-
-    /// Records after `after` up to `upto`, in frames of bounded size; none if they are gone.
+    /// Records after `after` up to `upto`, in deltas of bounded size; none if they are gone.
     ///
     /// # Errors
     /// When the store can't read.
-    pub async fn deltas(&self, after: u64, upto: u64) -> Result<Option<Vec<LogFrame>>, Refused> {
-        let mut frames = Vec::new();
+    pub async fn deltas(&self, after: u64, upto: u64) -> Result<Option<Vec<Vec<Record>>>, Refused> {
+        let mut deltas = Vec::new();
         let mut cursor = after;
         while cursor < upto {
             let wanted = usize::try_from(upto - cursor).unwrap_or(DELTA).min(DELTA);
@@ -283,9 +242,9 @@ impl Issuer {
                 }
                 _ => return Ok(None),
             }
-            frames.push(LogFrame::Delta(records));
+            deltas.push(records);
         }
-        Ok(Some(frames))
+        Ok(Some(deltas))
     }
 
     /// Signs a head for every change and every heartbeat, until dropped.

@@ -17,7 +17,8 @@ use taskmint_fanout::{
 };
 use taskmint_id::{Kind, SpiffeId};
 use taskmint_issuer::watchers::{self, Acknowledge, Introduced, Listed, NewWatcher, Relayed};
-use taskmint_issuer::{Issuer, LogFrame, Refused, SignedLog};
+use taskmint_issuer::{Issuer, Refused, SignedCheckpoint, SignedLog};
+use taskmint_status::Record;
 use taskmint_verifier::tls::read_verified;
 use taskmint_wire::{BadField, Denied, revocation as wire};
 use tokio::net::TcpListener;
@@ -54,7 +55,7 @@ struct Log {
     /// The newest key, with its certificate.
     key: Mutex<Option<Key>>,
     /// The newest checkpoint, as the issuer has it and as it goes out.
-    checkpoint: Mutex<Option<(Arc<LogFrame>, Arc<Checkpoint>)>>,
+    checkpoint: Mutex<Option<(Arc<SignedCheckpoint>, Arc<Checkpoint>)>>,
     signing: Semaphore,
 }
 
@@ -115,8 +116,8 @@ async fn fill(issuer: &Issuer, keep: u64) -> Result<Feed, Refused> {
     let first = issuer.store().records(after, 1).await?;
     let after = first.first().map_or(newest, |first| first.sequence - 1);
     let feed = Feed::new(after, keep);
-    for frame in issuer.deltas(after, newest).await?.unwrap_or_default() {
-        feed.append(&octets(&frame)).map_err(fault)?;
+    for delta in issuer.deltas(after, newest).await?.unwrap_or_default() {
+        feed.append(&octets(&delta)).map_err(fault)?;
     }
     Ok(feed)
 }
@@ -276,10 +277,10 @@ impl Log {
         let signed = self.head(head).await?;
         let mut newest = Vec::new();
         match self.issuer.deltas(after, head.sequence).await? {
-            Some(mut frames) => {
-                newest = frames.pop().map(|last| octets(&last)).unwrap_or_default();
-                for frame in frames {
-                    self.feed.append(&octets(&frame)).map_err(fault)?;
+            Some(mut deltas) => {
+                newest = deltas.pop().map(|last| octets(&last)).unwrap_or_default();
+                for delta in deltas {
+                    self.feed.append(&octets(&delta)).map_err(fault)?;
                 }
             }
             // Trimmed before they were read: everybody begins anew.
@@ -323,48 +324,36 @@ impl Log {
 
     /// Encoded once for all who get it.
     async fn checkpoint(&self, least: u64) -> Result<Arc<Checkpoint>, Refused> {
-        let frame = self.issuer.checkpoint_from(least).await?;
+        let signed = self.issuer.checkpoint_from(least).await?;
         let mut encoded = self.checkpoint.lock().await;
         if let Some((of, checkpoint)) = &*encoded
-            && Arc::ptr_eq(of, &frame)
+            && Arc::ptr_eq(of, &signed)
         {
             return Ok(Arc::clone(checkpoint));
         }
-        let checkpoint = Arc::new(self.encode(&frame).await?);
-        *encoded = Some((frame, Arc::clone(&checkpoint)));
+        let checkpoint = Arc::new(self.encode(&signed).await?);
+        *encoded = Some((signed, Arc::clone(&checkpoint)));
         Ok(checkpoint)
     }
 
-    async fn encode(&self, frame: &LogFrame) -> Result<Checkpoint, Refused> {
-        let LogFrame::Checkpoint {
-            sequence,
-            body,
-            signature,
-            maps,
-        } = frame
-        else {
-            return Err(fault("the issuer's checkpoint is none"));
-        };
-        let maps = maps.iter().map(|(bucket, data)| wire::Map {
+    async fn encode(&self, signed: &SignedCheckpoint) -> Result<Checkpoint, Refused> {
+        let maps = signed.maps.iter().map(|(bucket, data)| wire::Map {
             bucket: *bucket,
             data: data.clone(),
         });
         let message = wire::Checkpoint {
-            body: body.clone(),
-            signature: signature.clone(),
+            body: signed.body.clone(),
+            signature: signed.signature.clone(),
             key_certificate: Bytes::from(self.issuer.log_key_certificate().await?),
             maps: maps.collect(),
         };
         // Of no known revision: the head after it names the key once more.
-        Ok(Checkpoint::new(*sequence, 0, message))
+        Ok(Checkpoint::new(signed.sequence, 0, message))
     }
 }
 
-fn octets(frame: &LogFrame) -> Vec<u8> {
-    match frame {
-        LogFrame::Delta(records) => records.iter().flat_map(|record| record.encode()).collect(),
-        LogFrame::Checkpoint { .. } | LogFrame::Head(_) => Vec::new(),
-    }
+fn octets(delta: &[Record]) -> Vec<u8> {
+    delta.iter().flat_map(Record::encode).collect()
 }
 
 fn relayed(issuer: &Issuer, one: wire::Relayed) -> Result<Relayed, BadField> {

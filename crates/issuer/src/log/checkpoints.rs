@@ -14,7 +14,7 @@ use taskmint_status::{Change, Record, Slot, Status};
 use taskmint_store::StatusSnapshot;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use super::{DELTA, LogFrame, Signed};
+use super::{DELTA, Signed, SignedCheckpoint};
 use crate::Issuer;
 use crate::refused::{RefusalKind, Refused};
 
@@ -37,8 +37,7 @@ pub(super) struct Checkpoints {
 
 #[derive(Debug, Clone)]
 struct Made {
-    frame: Arc<LogFrame>,
-    sequence: u64,
+    checkpoint: Arc<SignedCheckpoint>,
     floor: u32,
     key_revision: u64,
     at: Timestamp,
@@ -59,7 +58,7 @@ impl Issuer {
     ///
     /// # Errors
     /// When the store can't read or the authority can't sign.
-    pub async fn checkpoint(&self) -> Result<Arc<LogFrame>, Refused> {
+    pub async fn checkpoint(&self) -> Result<Arc<SignedCheckpoint>, Refused> {
         self.checkpoint_from(0).await
     }
 
@@ -68,7 +67,7 @@ impl Issuer {
     ///
     /// # Errors
     /// As there.
-    pub async fn checkpoint_from(&self, least: u64) -> Result<Arc<LogFrame>, Refused> {
+    pub async fn checkpoint_from(&self, least: u64) -> Result<Arc<SignedCheckpoint>, Refused> {
         if let Some(young) = self.young_checkpoint(least) {
             return Ok(young);
         }
@@ -95,17 +94,17 @@ impl Issuer {
         Err(Refused::busy())
     }
 
-    fn young_checkpoint(&self, least: u64) -> Option<Arc<LogFrame>> {
+    fn young_checkpoint(&self, least: u64) -> Option<Arc<SignedCheckpoint>> {
         let made = self.signed.checkpoints.newest.lock().clone()?;
         let position = *self.store.position().borrow();
         let now = self.clock.now();
-        let behind = position.sequence.saturating_sub(made.sequence);
+        let behind = position.sequence.saturating_sub(made.checkpoint.sequence);
         let is_young = now >= made.at && now.since(made.at) <= OLDEST;
         // Records are trimmed only when the floor moves, so what comes after it is still there.
         let leads_on = made.floor == position.floor && behind <= MOST_BEHIND;
         let is_signed_by_current = made.key_revision == self.signed.key_revision();
         let usable = leads_on && is_signed_by_current && (behind == 0 || is_young);
-        (usable && made.sequence >= least).then_some(made.frame)
+        (usable && made.checkpoint.sequence >= least).then_some(made.checkpoint)
     }
 
     /// Brings the maps to a position, or reads them, at that one or a later.
@@ -134,7 +133,7 @@ impl Issuer {
         &self,
         maps: &mut Maps,
         signed: &Signed,
-    ) -> Result<Arc<LogFrame>, Refused> {
+    ) -> Result<Arc<SignedCheckpoint>, Refused> {
         maps.refresh();
         let served = maps
             .buckets
@@ -155,20 +154,19 @@ impl Issuer {
             at: at.max(signed.at),
         };
         let answer = self.sign(Request::Checkpoint(request)).await?;
-        let frame = Arc::new(LogFrame::Checkpoint {
+        let checkpoint = Arc::new(SignedCheckpoint {
             sequence,
             body: answer.bytes.into(),
             signature: answer.signature.into(),
             maps: packed,
         });
         *self.signed.checkpoints.newest.lock() = Some(Made {
-            frame: Arc::clone(&frame),
-            sequence,
+            checkpoint: Arc::clone(&checkpoint),
             floor,
             key_revision,
             at,
         });
-        Ok(frame)
+        Ok(checkpoint)
     }
 }
 
