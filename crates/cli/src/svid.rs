@@ -1,6 +1,7 @@
 //! SVIDs: fetch, show, verify.
 
 mod fetch;
+pub(crate) mod pem;
 mod read;
 mod show;
 mod verify;
@@ -8,8 +9,6 @@ mod verify;
 use std::path::PathBuf;
 
 use clap::Subcommand;
-
-pub(crate) use fetch::pem;
 
 use crate::context::Context;
 use crate::exit::Failure;

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Gid, Group, Uid, User, chown};
 use taskmint_client::{X509Context, X509Svid};
-use taskmint_model::{Entropy, SystemEntropy};
 use zeroize::Zeroizing;
 
-use crate::svid::pem;
+use crate::context::random;
+use crate::svid::pem::{self, pem, remove_if_there};
 
 const NOW: &str = ".now";
 const VERSION: &str = ".v-";
@@ -104,8 +104,7 @@ impl Files {
         if contents.iter().all(|(name, text)| self.is_as(name, text)) {
             return Ok(false);
         }
-        let random: [u8; 8] = (&SystemEntropy as &dyn Entropy).array();
-        let version = format!("{VERSION}{}", hex::encode(random));
+        let version = format!("{VERSION}{}", hex::encode(random::<8>()));
         let into = self.folder.join(&version);
         DirBuilder::new().mode(0o755).create(&into)?;
         self.own(&into)?;
@@ -121,7 +120,6 @@ impl Files {
                 mode,
             )?;
         }
-        // Another thread's mask must not have taken away what was asked for.
         let new = self.folder.join(format!("{NOW}.new"));
         remove_if_there(&new)?;
         symlink(&version, &new)?;
@@ -193,28 +191,9 @@ impl Files {
     }
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 type Contents = [(&'static str, Option<Zeroizing<String>>); 4];
 
 fn contents(svid: &X509Svid, fetched: &X509Context) -> Contents {
-    let chain: String = svid
-        .chain
-        .iter()
-        .map(|der| pem("CERTIFICATE", der))
-        .collect();
-    let bundle = fetched.bundles.get(svid.spiffe_id.trust_domain());
-    let authorities = bundle
-        .map(|bundle| bundle.x509_authorities())
-        .unwrap_or_default();
-    let bundle = authorities
-        .iter()
-        .map(|authority| pem("CERTIFICATE", authority.der()));
     let crls: String = fetched
         .crls
         .iter()
@@ -223,8 +202,8 @@ fn contents(svid: &X509Svid, fetched: &X509Context) -> Contents {
     let text = |text: String| (!text.is_empty()).then(|| Zeroizing::new(text));
     [
         ("key.pem", text(pem("PRIVATE KEY", &svid.key))),
-        ("svid.pem", text(chain)),
-        ("bundle.pem", text(bundle.collect())),
+        ("svid.pem", text(pem::chain(svid))),
+        ("bundle.pem", text(pem::authorities(svid, fetched))),
         ("crl.pem", text(crls)),
     ]
 }

@@ -6,12 +6,11 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use taskmint_client::{X509Context, X509Svid};
 use taskmint_id::SpiffeId;
 use zeroize::Zeroizing;
 
+use super::pem::{self, pem, remove_if_there};
 use super::read::Svid;
 use super::show;
 use crate::context::Context;
@@ -73,20 +72,7 @@ fn record(svid: &X509Svid) -> Result<Record, Failure> {
 fn write_all(folder: &Path, fetched: &X509Context) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
     for (index, svid) in fetched.svids.iter().enumerate() {
-        let chain: String = svid
-            .chain
-            .iter()
-            .map(|der| pem("CERTIFICATE", der))
-            .collect();
         let key = Zeroizing::new(pem("PRIVATE KEY", &svid.key));
-        let bundle = fetched.bundles.get(svid.spiffe_id.trust_domain());
-        let authorities = bundle
-            .map(|bundle| bundle.x509_authorities())
-            .unwrap_or_default();
-        let bundle: String = authorities
-            .iter()
-            .map(|authority| pem("CERTIFICATE", authority.der()))
-            .collect();
         write_file(
             &folder.join(format!("svid.{index}.key")),
             key.as_bytes(),
@@ -94,12 +80,12 @@ fn write_all(folder: &Path, fetched: &X509Context) -> std::io::Result<()> {
         )?;
         write_file(
             &folder.join(format!("svid.{index}.pem")),
-            chain.as_bytes(),
+            pem::chain(svid).as_bytes(),
             0o644,
         )?;
         write_file(
             &folder.join(format!("bundle.{index}.pem")),
-            bundle.as_bytes(),
+            pem::authorities(svid, fetched).as_bytes(),
             0o644,
         )?;
     }
@@ -110,10 +96,7 @@ fn write_all(folder: &Path, fetched: &X509Context) -> std::io::Result<()> {
 fn write_file(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
     let new = path.with_extension("new");
     // A file that is left over may have another mode.
-    match std::fs::remove_file(&new) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    remove_if_there(&new)?;
     let mut file: File = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -122,22 +105,6 @@ fn write_file(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
     file.write_all(bytes)?;
     drop(file);
     std::fs::rename(new, path)
-}
-
-/// PEM, in lines of 64.
-pub(crate) fn pem(label: &str, der: &[u8]) -> String {
-    let encoded = Zeroizing::new(BASE64_STANDARD.encode(der));
-    // Made whole at first, so that no copy of a key is left behind when it grows.
-    let mut text = String::with_capacity(encoded.len() + encoded.len() / 64 + 80);
-    text.push_str(&format!("-----BEGIN {label}-----\n"));
-    for (index, character) in encoded.chars().enumerate() {
-        if index > 0 && index % 64 == 0 {
-            text.push('\n');
-        }
-        text.push(character);
-    }
-    text.push_str(&format!("\n-----END {label}-----\n"));
-    text
 }
 
 #[cfg(test)]
@@ -156,18 +123,5 @@ mod tests {
             std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600
         );
-    }
-
-    #[test]
-    fn pem_is_read_back() {
-        use rustls_pki_types::CertificateDer;
-        use rustls_pki_types::pem::PemObject as _;
-        for len in [1, 47, 48, 49, 300] {
-            let der = vec![7; len];
-            let text = pem("CERTIFICATE", &der);
-            let read = CertificateDer::from_pem_slice(text.as_bytes()).unwrap();
-            assert_eq!(read.as_ref(), der);
-            assert!(text.lines().all(|line| line.len() <= 64), "{text}");
-        }
     }
 }
