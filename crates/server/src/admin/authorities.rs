@@ -1,8 +1,8 @@
 //! Keys and the bundle that vouches for them.
 
 use taskmint_config::Verb;
-use taskmint_issuer::AuthorityView;
-use taskmint_store::KeyUse;
+use taskmint_issuer::{AuthorityView, Refused};
+use taskmint_store::{AuthorityRecord, KeyUse};
 use taskmint_wire::{BadField, admin, field};
 use tonic::{Request, Response, Status};
 
@@ -64,11 +64,7 @@ impl AdminService {
             .issuer
             .prepare_authority(&access.principal, usage)
             .await;
-        let record = record.map_err(status)?;
-        Ok(Response::new(convert::authority(&AuthorityView {
-            record,
-            needed_until: None,
-        })))
+        changed(record)
     }
 
     pub(super) async fn activate_authority(
@@ -79,11 +75,7 @@ impl AdminService {
         access.check(Verb::Rotate, None)?;
         let id = field("id", &request.get_ref().id)?;
         let record = self.issuer.activate_authority(&access.principal, id).await;
-        let record = record.map_err(status)?;
-        Ok(Response::new(convert::authority(&AuthorityView {
-            record,
-            needed_until: None,
-        })))
+        changed(record)
     }
 
     pub(super) async fn retire_authority(
@@ -94,10 +86,15 @@ impl AdminService {
         access.check(Verb::Rotate, None)?;
         let id = field("id", &request.get_ref().id)?;
         let record = self.issuer.retire_authority(&access.principal, id).await;
-        let record = record.map_err(status)?;
-        Ok(Response::new(convert::authority(&AuthorityView {
-            record,
-            needed_until: None,
-        })))
+        changed(record)
     }
+}
+
+/// An authority after a change: what it is needed for is a question of the list.
+fn changed(record: Result<AuthorityRecord, Refused>) -> Result<Response<admin::Authority>, Status> {
+    let record = record.map_err(status)?;
+    Ok(Response::new(convert::authority(&AuthorityView {
+        record,
+        needed_until: None,
+    })))
 }
