@@ -20,19 +20,24 @@ use crate::context::Context;
 use crate::exit::Failure;
 use crate::output::{Record, note};
 use files::{Access, Files};
-use tell::Tell;
+use tell::{Tell, Teller};
 
 /// Pauses before the agent is called again.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// The reason of a denial that ends when an operator lifts it. Were it an end of this process, its
+/// task would end with it, and could not be resumed.
+const SUSPENDED: &str = "TASK_SUSPENDED";
+
 /// Keep certificate, key, bundle and CRLs in files, and tell a program when they have changed.
 ///
 /// The files are `svid.pem`, `key.pem`, `bundle.pem` and, where the entry has `crl`, `crl.pem`. They
-/// are links below one that is switched in a single rename, so that a reader never sees the key of
-/// one certificate beside another.
+/// are links below one that is switched in a single rename, and the program is told after that. Who
+/// reads at any other time resolves one link and reads beside it what belongs to it.
 ///
-/// It ends with exit code 2 when its task does, and leaves the files, unless it shall remove them.
+/// It ends with exit code 2 when its task does, and leaves the files, unless it shall remove them. A
+/// task that is suspended is waited for. What could not be told is told again, at pauses up to a minute.
 #[derive(Args, Clone, Debug)]
 pub struct Helper {
     /// Where the files go; made if it is not there.
@@ -89,13 +94,13 @@ impl Helper {
 
     /// Until the task has ended, or once.
     async fn keep(&self, context: &mut Context, files: &Files) -> Result<(), Failure> {
-        let tell = Tell {
+        let mut teller = Teller::new(Tell {
             command: self.command.clone(),
             process: self.pid_file.clone().map(|file| (file, self.signal)),
-        };
+        });
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
-            let over = self.follow(context, files, &tell, &mut backoff).await;
+            let over = self.follow(context, files, &mut teller, &mut backoff).await;
             match over {
                 Ok(()) if self.once => return Ok(()),
                 Ok(()) => note("the agent ended the stream"),
@@ -112,18 +117,28 @@ impl Helper {
         &self,
         context: &mut Context,
         files: &Files,
-        tell: &Tell,
+        teller: &mut Teller,
         backoff: &mut Backoff,
     ) -> Result<(), Failure> {
         let mut contexts = context.workload().await?.x509_contexts().await?;
-        while let Some(fetched) = contexts.next().await {
-            let fetched = fetched?;
+        loop {
+            let fetched = tokio::select! {
+                fetched = contexts.next() => fetched,
+                () = teller.overdue() => {
+                    teller.tell().await;
+                    continue;
+                }
+            };
+            let Some(fetched) = fetched.transpose()? else {
+                return Ok(());
+            };
             let svid = self.chosen(&fetched)?;
             backoff.reset();
             let changed = files
                 .write(svid, &fetched)
                 .with_context(|| format!("cannot write to `{}`", self.dir.display()))?;
-            if !changed {
+            // Who wrote files as they are may have died before it told anybody.
+            if !changed && teller.has_told() {
                 continue;
             }
             // Without a service manager that does nothing.
@@ -132,7 +147,7 @@ impl Helper {
                     "the service manager does not hear us: {error}"
                 ));
             }
-            let told = tell.tell().await;
+            let told = teller.tell().await;
             let record = written(svid, fetched.crls.len(), &told);
             context.out.next(
                 &[
@@ -146,7 +161,6 @@ impl Helper {
                 return Ok(());
             }
         }
-        Ok(())
     }
 
     fn chosen<'a>(&self, fetched: &'a X509Context) -> Result<&'a X509Svid, Failure> {
@@ -170,11 +184,36 @@ fn written(svid: &X509Svid, crls: usize, told: &str) -> Record {
 
 /// Asking again would not change it.
 fn is_final(failure: &Failure) -> bool {
-    let denied =
-        |error: &CallError| matches!(error.code, Code::PermissionDenied | Code::InvalidArgument);
+    let denied = |error: &CallError| {
+        let may_change = error.reason.as_deref() == Some(SUSPENDED);
+        matches!(error.code, Code::PermissionDenied | Code::InvalidArgument) && !may_change
+    };
     match failure {
         Failure::Call(error) => denied(error),
         Failure::NotFound(_) | Failure::Usage(_) => true,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_final_and_a_suspension_is_waited_for() {
+        let denied = |reason: &str| {
+            Failure::Call(Box::new(CallError {
+                code: Code::PermissionDenied,
+                reason: Some(reason.to_owned()),
+                message: String::new(),
+                fix: None,
+                denial: None,
+                facts: None,
+            }))
+        };
+        assert!(is_final(&denied("TASK_ENDED")));
+        assert!(is_final(&denied("ENTRY_GONE")));
+        assert!(!is_final(&denied(SUSPENDED)));
+        assert!(!is_final(&Failure::Other(anyhow::anyhow!("disk full"))));
     }
 }

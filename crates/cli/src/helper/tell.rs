@@ -6,12 +6,19 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use taskmint_client::Backoff;
+use taskmint_model::SystemEntropy;
 use tokio::process::Command;
 
 use crate::output::note;
 
 /// How long a command may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Pauses before what failed is told again. A program that is not there yet reads the files when it
+/// starts; one whose configuration is wrong would hold on to lists that are old.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Whom to tell, and how.
 #[derive(Clone, Debug, Default)]
@@ -30,8 +37,8 @@ pub(super) fn signal(text: &str) -> Result<Signal, String> {
 }
 
 impl Tell {
-    /// Signals the process and runs the command; says what came of it.
-    pub(super) async fn tell(&self) -> String {
+    /// Signals the process and runs the command; says what came of it, and whether all went well.
+    async fn tell(&self) -> (String, bool) {
         let mut told = Vec::new();
         if let Some((file, signal)) = &self.process {
             told.push(outcome(signal.as_str(), send(file, *signal)));
@@ -39,16 +46,60 @@ impl Tell {
         if let Some((program, arguments)) = self.command.split_first() {
             told.push(outcome(program, run(program, arguments).await));
         }
-        told.join(", ")
+        let (words, good): (Vec<_>, Vec<_>) = told.into_iter().unzip();
+        (words.join(", "), good.into_iter().all(|good| good))
     }
 }
 
-fn outcome(what: &str, outcome: Result<(), String>) -> String {
+/// Tells, and remembers when that failed.
+#[derive(Debug)]
+pub(super) struct Teller {
+    tell: Tell,
+    backoff: Backoff,
+    has_told: bool,
+    is_overdue: bool,
+}
+
+impl Teller {
+    pub(super) fn new(tell: Tell) -> Self {
+        Self {
+            tell,
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
+            has_told: false,
+            is_overdue: false,
+        }
+    }
+
+    /// Tells, and says what came of it.
+    pub(super) async fn tell(&mut self) -> String {
+        let (said, heard) = self.tell.tell().await;
+        (self.has_told, self.is_overdue) = (true, !heard);
+        if heard {
+            self.backoff.reset();
+        }
+        said
+    }
+
+    /// Whether it was ever tried.
+    pub(super) fn has_told(&self) -> bool {
+        self.has_told
+    }
+
+    /// Returns when it is time to tell again what failed; never, if nothing did.
+    pub(super) async fn overdue(&mut self) {
+        if !self.is_overdue {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(self.backoff.next(&SystemEntropy)).await;
+    }
+}
+
+fn outcome(what: &str, outcome: Result<(), String>) -> (String, bool) {
     match outcome {
-        Ok(()) => what.to_owned(),
+        Ok(()) => (what.to_owned(), true),
         Err(why) => {
             note(format_args!("{what}: {why}"));
-            format!("{what} failed")
+            (format!("{what} failed"), false)
         }
     }
 }
@@ -106,9 +157,32 @@ mod tests {
             command: words.iter().map(ToString::to_string).collect(),
             process: None,
         };
-        assert_eq!(command(&["true"]).tell().await, "true");
-        assert_eq!(command(&["false"]).tell().await, "false failed");
-        assert_eq!(command(&["/no/such"]).tell().await, "/no/such failed");
-        assert_eq!(command(&[]).tell().await, "");
+        let told = |text: &str, good| (text.to_owned(), good);
+        assert_eq!(command(&["true"]).tell().await, told("true", true));
+        assert_eq!(
+            command(&["false"]).tell().await,
+            told("false failed", false)
+        );
+        assert_eq!(
+            command(&["/no/such"]).tell().await,
+            told("/no/such failed", false)
+        );
+        assert_eq!(command(&[]).tell().await, told("", true));
+    }
+
+    #[tokio::test]
+    async fn what_failed_is_told_again_until_it_is_heard() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("there").display().to_string();
+        let mut teller = Teller::new(Tell {
+            command: vec!["test".to_owned(), "-e".to_owned(), file.clone()],
+            process: None,
+        });
+        assert!(!teller.has_told());
+        assert_eq!(teller.tell().await, "test failed");
+        teller.overdue().await;
+        std::fs::write(file, "").unwrap();
+        assert_eq!(teller.tell().await, "test");
+        assert!(teller.has_told() && !teller.is_overdue);
     }
 }
