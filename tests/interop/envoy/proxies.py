@@ -97,6 +97,18 @@ def tcp(port):
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
+def one_request_a_connection():
+    """Lists count in handshakes alone."""
+    options = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    return {
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": options,
+            "common_http_protocol_options": {"max_requests_per_connection": 1},
+            "explicit_http_config": {"http_protocol_options": {}},
+        }
+    }
+
+
 def http2():
     options = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
     return {
@@ -151,10 +163,10 @@ def socket_of(kind, context):
     }
 
 
-def outgoing(port, to):
+def outgoing(port, to, **more):
     tls = socket_of("UpstreamTlsContext", {"common_tls_context": tls_context()})
     listener = {"address": tcp(port), "filter_chains": [{"filters": [manager("service", [])]}]}
-    return [listener], [cluster("service", tcp(to), transport_socket=tls), agent()]
+    return [listener], [cluster("service", tcp(to), transport_socket=tls, **more), agent()]
 
 
 def incoming(port, to, authorize):
@@ -223,6 +235,29 @@ def check(name, holds, why=""):
         failed.append(name)
 
 
+def by_list(start, service):
+    """An Envoy that asks nobody, and goes by the revocation lists of its validation context."""
+    entry = operator("entry", "list")[0]["id"]
+    operator("entry", "update", entry, "--crl")
+    into, out, second = free_port(), free_port(), free_port()
+    options = {"typed_extension_protocol_options": one_request_a_connection()}
+    start("in-by-list", incoming(into, service.server_port, authorize=False))
+    client = start("out-by-list", outgoing(out, into, **options))
+    check("without_external_authorization_a_request_passes_too", until(lambda: get(out)[0] == 200), get(out))
+    task = client.task()
+    subprocess.run([os.environ["INTEROP_OPERATOR"], "revoke", task], check=True, capture_output=True)
+    revoked = time.monotonic()
+    # The next list may be ten seconds away.
+    refused = until(lambda: get(out)[0] == 503, PATIENCE + 10)
+    millis = (time.monotonic() - revoked) * 1000
+    check("the_list_alone_refuses_new_connections_of_an_ended_task", refused, get(out))
+    print(f"# refused by list {millis:.0f} ms after the revocation returned", flush=True)
+    statuses = {get(out)[0] for _ in range(20)}
+    check("and_each_of_them", statuses == {503}, statuses)
+    start("other-by-list", outgoing(second, into, **options))
+    check("and_not_those_of_others", until(lambda: get(second)[0] == 200), get(second))
+
+
 def main():
     service = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service)
     threading.Thread(target=service.serve_forever, daemon=True).start()
@@ -279,6 +314,7 @@ def main():
         other = start("other", outgoing(second, into))
         check("another_envoy_goes_on", until(lambda: get(second)[0] == 200), get(second))
         other.stop()
+        by_list(start, service)
     finally:
         for envoy in envoys:
             envoy.stop()
