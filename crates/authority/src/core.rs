@@ -173,7 +173,9 @@ impl Core {
             Request::Crl(request) => self.crl(&ring, &request, now),
             Request::StatusList(request) => self.status_list(&ring, &request, now),
         };
-        batch.into_iter().map(sign).collect()
+        // Requests are read and credentials built on the ordinary stack; signals are blocked, and the
+        // secret stack is wiped, once for all of them.
+        taskmint_secret::batch(|| batch.into_iter().map(sign).collect())
     }
 
     fn x509(

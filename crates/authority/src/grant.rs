@@ -7,6 +7,7 @@
 use ring::hmac;
 use taskmint_mint::{Class, Facts, Grant};
 use taskmint_model::AuthorityId;
+use taskmint_secret::{SecretBox, on_secret_stack};
 
 use crate::secret::Secret;
 
@@ -16,27 +17,26 @@ const HEADER_LEN: usize = 1 + 16;
 /// Makes and checks grants.
 pub(crate) struct GrantKey {
     pub(crate) id: AuthorityId,
-    secret: Secret<32>,
+    key: SecretBox<hmac::Key>,
 }
 
 impl GrantKey {
-    pub(crate) fn new(id: AuthorityId, secret: Secret<32>) -> Self {
-        Self { id, secret }
+    pub(crate) fn new(id: AuthorityId, secret: &Secret<32>) -> Self {
+        let key = SecretBox::make(|| hmac::Key::new(hmac::HMAC_SHA256, secret.expose()));
+        Self { id, key }
     }
 
     pub(crate) fn grant(&self, facts: &Facts) -> Grant {
-        let mac = hmac::sign(&self.mac_key(), &octets(facts));
+        let facts = octets(facts);
+        let mac = on_secret_stack(|| hmac::sign(self.key.expose(), &facts));
         Grant([&[VERSION][..], &self.id.octets(), mac.as_ref()].concat())
     }
 
     pub(crate) fn is_for(&self, grant: &Grant, facts: &Facts) -> bool {
         let mac = grant.0.get(HEADER_LEN..).unwrap_or_default();
-        hmac::verify(&self.mac_key(), &octets(facts), mac).is_ok()
-    }
-
-    /// Made for each use: ring's own copy is never wiped, so it does not live long.
-    fn mac_key(&self) -> hmac::Key {
-        hmac::Key::new(hmac::HMAC_SHA256, self.secret.expose())
+        let facts = octets(facts);
+        // There because it makes the right one to compare with.
+        on_secret_stack(|| hmac::verify(self.key.expose(), &facts, mac).is_ok())
     }
 }
 

@@ -8,6 +8,9 @@
 //! - [`Core`]: the authority. [`InProcess`] puts it behind the port of `mint`.
 //! - [`Policy`]: what it refuses whoever asks.
 //! - [`SealingKey`]: what its keys are sealed with at rest.
+//!
+//! Keys, and the stacks that make, open and use them, are in memory that no dump and no other process
+//! can read (`taskmint-secret`).
 
 mod certificate;
 mod chain;

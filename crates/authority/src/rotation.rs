@@ -129,7 +129,7 @@ impl Core {
                 let signer = Signer::new(&secret, Form::Fixed)?;
                 Key::Log(Arc::new(LogKey { id, signer, to }))
             }
-            KeyKind::Grant => Key::Grant(Arc::new(GrantKey::new(id, secret))),
+            KeyKind::Grant => Key::Grant(Arc::new(GrantKey::new(id, &secret))),
         })
     }
 

@@ -11,14 +11,13 @@ use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundK
 use taskmint_id::TrustDomain;
 use taskmint_mint::{KeyKind, Refusal};
 use taskmint_model::{AuthorityId, Entropy, Timestamp};
-use zeroize::Zeroizing;
+use taskmint_secret::on_secret_stack;
 
 use crate::secret::Secret;
 
 const VERSION: u8 = 1;
 const CONTENT_LEN: usize = 32 + 8 + 8;
 const TAG_LEN: usize = 16;
-const BLOB_LEN: usize = 1 + NONCE_LEN + CONTENT_LEN + TAG_LEN;
 
 /// The key that seals all others: 32 octets from the operator's credentials folder or key file.
 pub struct SealingKey(Secret<32>);
@@ -75,23 +74,20 @@ impl SealingKey {
         content: &Content,
         entropy: &dyn Entropy,
     ) -> Result<Vec<u8>, Refusal> {
-        let failed = || Refusal::Failed("sealing a key".to_owned());
         let nonce: [u8; NONCE_LEN] = entropy.array();
-        // Sealed in place: the secret's copy in this buffer becomes cipher text.
-        let mut buffer = Zeroizing::new(Vec::with_capacity(CONTENT_LEN));
-        buffer.extend_from_slice(content.secret.expose());
-        buffer.extend_from_slice(&content.from.millis().to_be_bytes());
-        buffer.extend_from_slice(&content.to.millis().to_be_bytes());
-        let tag = self
-            .cipher()
-            .ok_or_else(failed)?
-            .seal_in_place_separate_tag(
+        let label = label.octets();
+        // Sealed in place: what returns from the secret stack is cipher text.
+        let sealed = on_secret_stack(|| {
+            let mut octets = content.octets();
+            let tag = cipher(&self.0)?.seal_in_place_separate_tag(
                 Nonce::assume_unique_for_key(nonce),
-                Aad::from(label.octets()),
-                &mut buffer,
-            )
-            .map_err(|_| failed())?;
-        Ok([&[VERSION][..], &nonce, &buffer, tag.as_ref()].concat())
+                Aad::from(&label),
+                &mut octets,
+            );
+            Some((octets, tag.ok()?))
+        });
+        let (octets, tag) = sealed.ok_or_else(|| Refusal::Failed("sealing a key".to_owned()))?;
+        Ok([&[VERSION][..], &nonce, &octets, tag.as_ref()].concat())
     }
 
     pub(crate) fn open(&self, label: &Label<'_>, blob: &[u8]) -> Result<Content, Refusal> {
@@ -100,42 +96,59 @@ impl SealingKey {
         if *version != VERSION {
             return Err(Refusal::Sealed("the blob is of an unknown version"));
         }
-        if blob.len() != BLOB_LEN {
-            return Err(torn);
-        }
         let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(torn.clone())?;
-        let mut buffer = Zeroizing::new(sealed.to_vec());
-        let refused =
-            Refusal::Sealed("wrong sealing key, or a blob of another key or trust domain");
-        let content = self
-            .cipher()
-            .ok_or(refused.clone())?
-            .open_in_place(
-                Nonce::assume_unique_for_key(*nonce),
-                Aad::from(label.octets()),
-                &mut buffer,
-            )
-            .map_err(|_| refused)?;
-        Content::read(content).ok_or(torn)
+        let sealed: &[u8; CONTENT_LEN + TAG_LEN] = sealed.try_into().map_err(|_| torn)?;
+        let label = label.octets();
+        let mut times = (Timestamp::default(), Timestamp::default());
+        let secret = Secret::try_make(|| {
+            let (secret, from, to) = self.unsealed(&label, *nonce, *sealed).ok_or(())?;
+            times = (from, to);
+            Ok(secret)
+        });
+        let refused = "wrong sealing key, or a blob of another key or trust domain";
+        let secret = secret.map_err(|()| Refusal::Sealed(refused))?;
+        let (from, to) = times;
+        Ok(Content { secret, from, to })
     }
 
-    fn cipher(&self) -> Option<LessSafeKey> {
-        UnboundKey::new(&CHACHA20_POLY1305, self.0.expose())
-            .ok()
-            .map(LessSafeKey::new)
+    /// On the secret stack only.
+    fn unsealed(
+        &self,
+        label: &[u8],
+        nonce: [u8; NONCE_LEN],
+        mut octets: [u8; CONTENT_LEN + TAG_LEN],
+    ) -> Option<([u8; 32], Timestamp, Timestamp)> {
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let opened = cipher(&self.0)?.open_in_place(nonce, Aad::from(label), &mut octets);
+        let (secret, rest) = opened.ok()?.split_first_chunk::<32>()?;
+        let (from, to) = rest.split_first_chunk::<8>()?;
+        Some((*secret, time(from), time(to.first_chunk()?)))
     }
 }
 
+/// The cipher under a key. On the secret stack only.
+pub(crate) fn cipher(key: &Secret<32>) -> Option<LessSafeKey> {
+    UnboundKey::new(&CHACHA20_POLY1305, key.expose())
+        .ok()
+        .map(LessSafeKey::new)
+}
+
 impl Content {
-    fn read(octets: &[u8]) -> Option<Self> {
-        let (secret, rest) = octets.split_first_chunk::<32>()?;
-        let (from, to) = rest.split_first_chunk::<8>()?;
-        Some(Self {
-            secret: Secret::filled(|into| into.copy_from_slice(secret)),
-            from: Timestamp::from_millis(u64::from_be_bytes(*from)),
-            to: Timestamp::from_millis(u64::from_be_bytes(to.try_into().ok()?)),
-        })
+    /// On the secret stack only.
+    fn octets(&self) -> [u8; CONTENT_LEN] {
+        let mut octets = [0; CONTENT_LEN];
+        let parts = self.secret.expose().iter().copied();
+        let times = [self.from, self.to].map(|at| at.millis().to_be_bytes());
+        octets
+            .iter_mut()
+            .zip(parts.chain(times.into_iter().flatten()))
+            .for_each(|(to, from)| *to = from);
+        octets
     }
+}
+
+fn time(octets: &[u8; 8]) -> Timestamp {
+    Timestamp::from_millis(u64::from_be_bytes(*octets))
 }
 
 impl Label<'_> {

@@ -13,7 +13,7 @@ use crate::protection::{best, note};
 use crate::region::Region;
 use crate::registers;
 
-/// A signature takes 3 KiB of it, making a key 15, both in a build for tests.
+/// A signature takes 3 KiB of it; making a key, in a build for tests, 29.
 const SIZE: usize = 64 << 10;
 
 thread_local! {

@@ -13,6 +13,7 @@ mod fixed;
 mod lint;
 mod lists;
 mod log;
+mod residue;
 mod rotation;
 mod support;
 mod tokens;
