@@ -7,7 +7,7 @@
 //!
 //! - [`Core`]: the authority. [`InProcess`] puts it behind the port of `mint`.
 //! - [`Policy`]: what it refuses whoever asks.
-//! - [`SealingKey`]: what its keys are sealed with at rest.
+//! - [`SealingKey`]: what its keys are sealed with at rest; [`SealedFile`] is how it rests itself.
 //!
 //! Keys, and the stacks that make, open and use them, are in memory that no dump and no other process
 //! can read (`taskmint-secret`).
@@ -22,6 +22,7 @@ mod keyring;
 mod log;
 mod policy;
 mod rotation;
+mod sealed_file;
 mod sealing;
 mod secret;
 mod signer;
@@ -31,4 +32,5 @@ mod token;
 pub use self::core::Core;
 pub use in_process::InProcess;
 pub use policy::{Caps, Policy};
+pub use sealed_file::SealedFile;
 pub use sealing::{SealingKey, SealingKeyError};

@@ -20,12 +20,57 @@ const CONTENT_LEN: usize = 32 + 8 + 8;
 const TAG_LEN: usize = 16;
 
 /// The key that seals all others: 32 octets from the operator's credentials folder or key file.
-pub struct SealingKey(Secret<32>);
+pub struct SealingKey(pub(crate) Secret<32>);
 
-/// Bytes that are no sealing key. They are not repeated: they may nearly be one.
+/// Why a key file's content can't be used. Nothing of it is repeated: it may nearly be a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a sealing key is 32 octets, or 64 hexadecimal digits; this has {0} octets")]
-pub struct SealingKeyError(pub usize);
+pub enum SealingKeyError {
+    /// Neither a key nor a sealed file.
+    #[error(
+        "a sealing key is 32 octets, 64 hexadecimal digits, or a sealed key file; this has {0} \
+         octets"
+    )]
+    Shape(usize),
+    /// A sealed file that was cut or changed.
+    #[error("the sealed key file is torn; copy it again, or restore it from a backup")]
+    Torn,
+    /// A sealed file of a release to come.
+    #[error("the sealed key file is of version {0}; use the release that made it, or a newer one")]
+    Version(u8),
+    /// A sealed file of elsewhere.
+    #[error(
+        "the sealed key file belongs to another trust domain; give this one's, or correct the \
+         trust domain that is configured"
+    )]
+    TrustDomain,
+    /// A sealed file whose passphrase would take too long to try.
+    #[error(
+        "the sealed key file asks for more than 1 GiB, 10 passes or 4 lanes to try its passphrase; \
+         seal the key again"
+    )]
+    Cost,
+    /// A sealed file, and no passphrase.
+    #[error("the sealing key is sealed; give its passphrase, too")]
+    PassphraseNeeded,
+    /// No passphrase at all.
+    #[error("the passphrase is empty; check the file that it was read from")]
+    PassphraseEmpty,
+    /// A sealed file of another passphrase.
+    #[error(
+        "wrong passphrase; check it for white space at its end, and that it is this file's. It \
+         can't be recovered"
+    )]
+    Passphrase,
+    /// A passphrase, and a file that is not sealed.
+    #[error("a passphrase is given, but the sealing key is not sealed; seal it, or give none")]
+    NotSealed,
+    /// The passphrase could not be tried.
+    #[error("trying the passphrase takes {0} MiB of memory, which the kernel did not give")]
+    Memory(u32),
+    /// The crypto libraries refused.
+    #[error("the key can't be sealed or opened, for no reason that the crypto library gave")]
+    Failed,
+}
 
 /// What a blob holds.
 pub(crate) struct Content {
@@ -64,7 +109,7 @@ impl SealingKey {
         let key = Secret::filled(|key| result = hex::decode_to_slice(content.trim_ascii(), key));
         match result {
             Ok(()) => Ok(Self(key)),
-            Err(_) => Err(SealingKeyError(content.len())),
+            Err(_) => Err(SealingKeyError::Shape(content.len())),
         }
     }
 

@@ -372,7 +372,7 @@ fn a_sealing_key_is_read_as_octets_or_as_hexadecimal() {
     for wrong in [&b""[..], &[0; 31], &[b'a'; 63], &[b'g'; 64], &[b'a'; 66]] {
         assert_eq!(
             SealingKey::parse(wrong).err(),
-            Some(SealingKeyError(wrong.len()))
+            Some(SealingKeyError::Shape(wrong.len()))
         );
     }
 }
