@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use taskmint_authority::{Core, InProcess, SealingKey};
 use taskmint_client::Endpoint;
-use taskmint_config::{Overrides, ServerConfig};
+use taskmint_config::{KeyKind, Overrides, ServerConfig};
 use taskmint_daemon::{Shutdown, Tasks};
 use taskmint_model::{Clock, Entropy, SystemClock, SystemEntropy};
-use taskmint_server::{Running, Server};
+use taskmint_server::{MakeAuthority, Running, Server};
 use taskmint_wire::admin::admin_client::AdminClient;
 use taskmint_wire::{admin, task};
 use tempfile::TempDir;
@@ -95,7 +96,8 @@ impl World {
         );
         let config = ServerConfig::parse(&text, "test", &Overrides::none()).unwrap();
         let tasks = Tasks::new(Shutdown::new());
-        let server = Server::new(config, Arc::clone(&clock), entropy);
+        let server = Server::new(config, Arc::clone(&clock), Arc::clone(&entropy))
+            .with_authority(in_process(Arc::clone(&clock), entropy));
         let server = server.bind().await.unwrap().serve(&tasks).await.unwrap();
         let endpoint = Endpoint::Unix(server.admin_socket.clone());
         let admin = AdminClient::new(taskmint_client::connect(&endpoint).await.unwrap());
@@ -254,4 +256,20 @@ impl Drop for World {
     fn drop(&mut self) {
         self.tasks.shutdown().force();
     }
+}
+
+/// Keys in this process: the clock of a test is not the signer's.
+pub(crate) fn in_process(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> MakeAuthority {
+    Box::new(move |policy, config| {
+        let sealing = match config.keys.kind {
+            KeyKind::Memory => None,
+            KeyKind::Sealed => {
+                let file = config.keys.sealing_key_file.as_ref().unwrap();
+                let key = std::fs::read(file)?;
+                Some(SealingKey::open_file(&key, &policy.trust_domain, None)?)
+            }
+        };
+        let core = Core::new(policy, sealing, clock, entropy);
+        Ok(Arc::new(InProcess::new(Arc::new(core))))
+    })
 }

@@ -1,73 +1,73 @@
 //! The signer's chain: one link per signature, so that what was signed can be counted (P24).
+//!
+//! A process of its own keeps the links until they are in its journal; anywhere else nobody would
+//! ever take them.
 
 use parking_lot::Mutex;
-use ring::digest::{Context, SHA256};
 use taskmint_mint::SignerTail;
+use taskmint_mint::journal::{Link, What};
 use taskmint_model::Entropy;
 
-/// What a signature was for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum What {
-    /// A certificate of a task, or of the authority itself; named by its serial.
-    Certificate,
-    /// A token; named by its `jti`.
-    Token,
-    /// A head; named by its sequence number.
-    Head,
-    /// A checkpoint; named by its sequence number.
-    Checkpoint,
-    /// A CRL; named by its number.
-    Crl,
-    /// A status list; named by bucket and time.
-    StatusList,
-}
+use crate::core::Core;
 
 /// Counts and chains the signatures of one start.
-pub(crate) struct Chain(Mutex<SignerTail>);
+pub(crate) struct Chain(Mutex<State>);
+
+struct State {
+    tail: SignerTail,
+    /// Links that nobody took yet; none unless somebody will.
+    kept: Option<Vec<Link>>,
+}
 
 impl Chain {
     pub(crate) fn new(entropy: &dyn Entropy) -> Self {
-        Self(Mutex::new(SignerTail {
-            instance: entropy.array(),
-            counter: 0,
-            hash: [0; 32],
+        Self(Mutex::new(State {
+            tail: SignerTail {
+                instance: entropy.array(),
+                counter: 0,
+                hash: [0; 32],
+            },
+            kept: None,
         }))
     }
 
     /// Adds a link, before the signature is made: a head names the tail that includes it.
     pub(crate) fn add(&self, what: What, name: &[u8; 20]) -> SignerTail {
-        let mut tail = self.0.lock();
+        let mut state = self.0.lock();
+        let tail = &mut state.tail;
         tail.counter += 1;
-        tail.hash = link(&tail, what, name);
-        *tail
+        tail.hash = taskmint_mint::journal::link(tail, what, name);
+        let tail = *tail;
+        if let Some(kept) = &mut state.kept {
+            let name = *name;
+            kept.push(Link { tail, what, name });
+        }
+        tail
     }
 
     #[cfg(test)]
     pub(crate) fn tail(&self) -> SignerTail {
-        *self.0.lock()
+        self.0.lock().tail
     }
 }
 
-/// SHA-256 over instance, counter, kind, name and the hash before; all of fixed length.
-fn link(tail: &SignerTail, what: What, name: &[u8; 20]) -> [u8; 32] {
-    let kind = match what {
-        What::Certificate => 1,
-        What::Token => 2,
-        What::Head => 3,
-        What::Checkpoint => 4,
-        What::Crl => 5,
-        What::StatusList => 6,
-    };
-    let mut context = Context::new(&SHA256);
-    context.update(b"taskmint signature\0");
-    context.update(&tail.instance);
-    context.update(&tail.counter.to_be_bytes());
-    context.update(&[kind]);
-    context.update(name);
-    context.update(&tail.hash);
-    let mut hash = [0; 32];
-    hash.copy_from_slice(context.finish().as_ref());
-    hash
+impl Core {
+    /// Keeps a link of every signature from here on, for [`Self::take_links`].
+    pub fn keep_links(&self) {
+        self.chain.0.lock().kept.get_or_insert_default();
+    }
+
+    /// The links of what was signed since the last call, in order: to be in the journal before any
+    /// of it leaves (P24).
+    pub fn take_links(&self) -> Vec<Link> {
+        let mut state = self.chain.0.lock();
+        state.kept.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Names this start.
+    pub fn instance(&self) -> [u8; 16] {
+        self.chain.0.lock().tail.instance
+    }
 }
 
 /// A shorter name, with zeroes behind.

@@ -6,20 +6,21 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use taskmint_id::P256PublicKey;
+use taskmint_mint::journal::{What, token_name};
 use taskmint_mint::{
     CheckpointRequest, CrlNumber, Facts, Grant, HeadRequest, JwtRequest, KeyAlgorithm, KeyKind,
-    LogKeyRequest, LogStart, Prepared, PublicKey, Refusal, Request, Sealed, Signed, SignerTail,
+    LogKeyRequest, LogStart, Policy, Prepared, PublicKey, Refusal, Request, Sealed, Signed, SignerTail,
     X509Request,
 };
 use taskmint_model::{AuthorityId, Clock, Entropy, Timestamp, is_dns_name};
 use taskmint_status::{Generation, LogId, Place, Serial, TaskBinding};
 
 use crate::certificate::Leaf;
-use crate::chain::{Chain, What, padded};
+use crate::chain::{Chain, padded};
 use crate::grant;
 use crate::keyring::{Key, Keyring};
 use crate::log::LogState;
-use crate::policy::{Policy, check_cap};
+use crate::policy::{Check as _, check_cap};
 use crate::sealing::SealingKey;
 use crate::token::check_audiences;
 
@@ -98,9 +99,7 @@ impl Core {
             return Ok(ring);
         }
         if ring.has_active(sealed.kind) {
-            return Err(Refusal::Sealed(
-                "two keys of one kind are said to be active",
-            ));
+            return Err(Refusal::Sealed("two keys of one kind are said to be active".into()));
         }
         ring.activated(sealed.id)
     }
@@ -235,7 +234,9 @@ impl Core {
         }
         let key = ring.jwt()?;
         let input = key.signer.input(request, &binding(facts))?;
-        let tail = self.chain.add(What::Token, &padded(&request.jti));
+        let tail = self
+            .chain
+            .add(What::Token, &token_name(&request.jti, facts.place.bucket()));
         let bytes = key.signer.sign(input)?;
         Ok(Signed {
             bytes,

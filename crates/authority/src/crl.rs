@@ -7,12 +7,14 @@
 use rcgen::{
     CertificateRevocationListParams, KeyIdMethod, RevocationReason, RevokedCertParams, SerialNumber,
 };
+use taskmint_mint::journal::What;
 use taskmint_mint::{CrlNumber, CrlReason, CrlRequest, Refusal, Revoked, Signed};
 use taskmint_model::Timestamp;
 use taskmint_status::{Generation, Serial};
 
+use crate::policy::Check as _;
 use crate::certificate::{key_id, second};
-use crate::chain::{What, padded};
+use crate::chain::padded;
 use crate::core::Core;
 use crate::keyring::{CaKey, Key, Keyring};
 
@@ -76,21 +78,21 @@ impl Core {
         now: Timestamp,
     ) -> Result<(), Refusal> {
         if revoked.len() > MAX_ENTRIES {
-            return Err(Refusal::List("entries are too many"));
+            return Err(Refusal::List("entries are too many".into()));
         }
         let pairs = revoked.iter().zip(revoked.iter().skip(1));
         if pairs.into_iter().any(|(one, two)| one.serial >= two.serial) {
-            return Err(Refusal::List("serials do not ascend"));
+            return Err(Refusal::List("serials do not ascend".into()));
         }
         let latest = now + self.policy.clock_skew;
         for entry in revoked {
             // Of an earlier generation, too: a restore ends tasks whose certificates still count.
             match Serial::decode(&entry.serial) {
                 Ok(serial) if serial.generation <= generation => {}
-                _ => return Err(Refusal::List("serial is no task's")),
+                _ => return Err(Refusal::List("serial is no task's".into())),
             }
             if entry.at > latest {
-                return Err(Refusal::List("revocation lies in the future"));
+                return Err(Refusal::List("revocation lies in the future".into()));
             }
         }
         Ok(())

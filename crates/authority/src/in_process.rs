@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use taskmint_mint::{
-    Authority, Facts, Grant, KeyKind, LogKeyRequest, LogStart, Prepared, Refusal, Request, Sealed,
+    Authority, Facts, Grant, KeyKind, LogKeyRequest, LogStart, Policy, Prepared, Refusal, Request, Sealed,
     Signed,
 };
 use taskmint_model::{AuthorityId, Clock, Entropy, Timestamp};
 
 use crate::core::Core;
-use crate::policy::Policy;
 
 /// Answers at once, on the caller's thread. For tests, and until the signer is a process of its
 /// own: keys share the caller's memory here.

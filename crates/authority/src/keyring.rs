@@ -66,19 +66,19 @@ impl Key {
 
 impl Keyring {
     pub(crate) fn ca(&self) -> Result<&Arc<CaKey>, Refusal> {
-        self.ca.as_ref().ok_or(Refusal::NoActiveKey("CA"))
+        self.ca.as_ref().ok_or(Refusal::NoActiveKey("CA".into()))
     }
 
     pub(crate) fn jwt(&self) -> Result<&Arc<JwtKey>, Refusal> {
-        self.jwt.as_ref().ok_or(Refusal::NoActiveKey("JWT"))
+        self.jwt.as_ref().ok_or(Refusal::NoActiveKey("JWT".into()))
     }
 
     pub(crate) fn log(&self) -> Result<&Arc<LogKey>, Refusal> {
-        self.log.as_ref().ok_or(Refusal::NoActiveKey("log"))
+        self.log.as_ref().ok_or(Refusal::NoActiveKey("log".into()))
     }
 
     pub(crate) fn grant(&self) -> Result<&Arc<GrantKey>, Refusal> {
-        self.grant.as_ref().ok_or(Refusal::NoActiveKey("grant"))
+        self.grant.as_ref().ok_or(Refusal::NoActiveKey("grant".into()))
     }
 
     /// A grant key, active or not: grants outlive the rotation of the key that made them.

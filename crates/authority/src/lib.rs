@@ -31,6 +31,6 @@ mod token;
 
 pub use self::core::Core;
 pub use in_process::InProcess;
-pub use policy::{Caps, Policy};
 pub use sealed_file::SealedFile;
 pub use sealing::{SealingKey, SealingKeyError};
+pub use taskmint_mint::{Caps, Policy};

@@ -67,13 +67,13 @@ impl LogState {
     pub(crate) fn advanced(&self, request: &HeadRequest) -> Result<Self, Refusal> {
         self.check_log(request.log)?;
         if request.generation != self.generation.get() {
-            return Err(Refusal::LogValue("generation"));
+            return Err(Refusal::LogValue("generation".into()));
         }
         if request.epoch < self.epoch {
-            return Err(Refusal::LogValue("epoch"));
+            return Err(Refusal::LogValue("epoch".into()));
         }
         if request.epoch == self.epoch && request.at < self.at {
-            return Err(Refusal::LogValue("time"));
+            return Err(Refusal::LogValue("time".into()));
         }
         let mut next = *self;
         request
@@ -81,10 +81,10 @@ impl LogState {
             .iter()
             .try_for_each(|record| next.append(record))?;
         if next.epoch > request.epoch {
-            return Err(Refusal::LogValue("epoch"));
+            return Err(Refusal::LogValue("epoch".into()));
         }
         if request.floor != next.floor {
-            return Err(Refusal::LogValue("floor"));
+            return Err(Refusal::LogValue("floor".into()));
         }
         next.epoch = request.epoch;
         next.at = request.at;
@@ -99,11 +99,11 @@ impl LogState {
             });
         }
         if record.epoch < self.epoch {
-            return Err(Refusal::LogValue("epoch"));
+            return Err(Refusal::LogValue("epoch".into()));
         }
         if let Change::Floor { bucket } = record.change {
             if bucket < self.floor {
-                return Err(Refusal::LogValue("floor"));
+                return Err(Refusal::LogValue("floor".into()));
             }
             self.floor = bucket;
         }
@@ -173,10 +173,10 @@ impl LogState {
             });
         }
         if request.floor != self.floor {
-            return Err(Refusal::LogValue("floor"));
+            return Err(Refusal::LogValue("floor".into()));
         }
         if request.at < self.at {
-            return Err(Refusal::LogValue("time"));
+            return Err(Refusal::LogValue("time".into()));
         }
         Ok(())
     }

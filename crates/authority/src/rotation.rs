@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use taskmint_id::P256PublicKey;
+use taskmint_mint::journal::What;
 use taskmint_mint::{KeyKind, Prepared, Refusal, Sealed};
 use taskmint_model::{AuthorityId, Timestamp};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::certificate::{CaSigner, Validity, ca_serial, key_id, log_key_serial};
-use crate::chain::{What, padded};
+use crate::chain::padded;
 use crate::core::Core;
 use crate::grant::GrantKey;
 use crate::keyring::{CaKey, JwtKey, Key, Keyring, LogKey};
@@ -59,12 +60,12 @@ impl Core {
 
     /// A key that the store kept.
     pub(crate) fn open(&self, sealed: &Sealed) -> Result<Key, Refusal> {
-        let none = Refusal::Sealed("this authority keeps keys in memory alone");
+        let none = Refusal::Sealed("this authority keeps keys in memory alone".into());
         let sealing = self.sealing.as_ref().ok_or(none)?;
         let content = sealing.open(&self.label(sealed.kind, sealed.id), &sealed.blob)?;
         let key = self.key(sealed.kind, sealed.id, content)?;
         if matches!(key, Key::Ca(_) | Key::Log(_)) && !is_for(&sealed.certificate, key.public()) {
-            return Err(Refusal::Sealed("its certificate is another key's"));
+            return Err(Refusal::Sealed("its certificate is another key's".into()));
         }
         Ok(key)
     }

@@ -136,10 +136,10 @@ impl SealingKey {
     }
 
     pub(crate) fn open(&self, label: &Label<'_>, blob: &[u8]) -> Result<Content, Refusal> {
-        let torn = Refusal::Sealed("the blob is torn");
+        let torn = Refusal::Sealed("the blob is torn".into());
         let (version, rest) = blob.split_first().ok_or(torn.clone())?;
         if *version != VERSION {
-            return Err(Refusal::Sealed("the blob is of an unknown version"));
+            return Err(Refusal::Sealed("the blob is of an unknown version".into()));
         }
         let (nonce, sealed) = rest.split_first_chunk::<NONCE_LEN>().ok_or(torn.clone())?;
         let sealed: &[u8; CONTENT_LEN + TAG_LEN] = sealed.try_into().map_err(|_| torn)?;
@@ -151,7 +151,7 @@ impl SealingKey {
             Ok(secret)
         });
         let refused = "wrong sealing key, or a blob of another key or trust domain";
-        let secret = secret.map_err(|()| Refusal::Sealed(refused))?;
+        let secret = secret.map_err(|()| Refusal::Sealed(refused.into()))?;
         let (from, to) = times;
         Ok(Content { secret, from, to })
     }

@@ -4,10 +4,12 @@
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use serde_json::json;
+use taskmint_mint::journal::What;
 use taskmint_mint::{Refusal, Signed, StatusListRequest};
 use taskmint_model::Timestamp;
 
-use crate::chain::{What, padded};
+use crate::policy::Check as _;
+use crate::chain::padded;
 use crate::core::Core;
 use crate::keyring::Keyring;
 use crate::rotation::is_for;
@@ -39,17 +41,17 @@ impl Core {
         let log = log.ok_or(Refusal::OtherLog(request.log))?;
         let latest = (now + self.policy.max_limit + self.policy.clock_skew).hour();
         if request.bucket < log.floor() || request.bucket > latest {
-            return Err(Refusal::List("bucket has no live place"));
+            return Err(Refusal::List("bucket has no live place".into()));
         }
         if request.list.len() > MAX_LIST {
-            return Err(Refusal::List("entries are too many"));
+            return Err(Refusal::List("entries are too many".into()));
         }
         let uri = self.policy.status_uri(request.log, request.bucket);
-        let uri = uri.ok_or(Refusal::List("address is not set"))?;
+        let uri = uri.ok_or(Refusal::List("address is not set".into()))?;
         let key = ring.log()?;
         // Another key's certificate would send its readers astray, and only them.
         if !is_for(&request.certificate, Some(key.signer.public())) {
-            return Err(Refusal::List("certificate is another key's"));
+            return Err(Refusal::List("certificate is another key's".into()));
         }
         let header = json!({
             "alg": "ES256",

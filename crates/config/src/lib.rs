@@ -43,12 +43,13 @@ pub use overrides::Overrides;
 pub use schema::{Checked, LoadError, MAX_TEXT};
 pub use server::{
     Admin, Credentials, Crl, Grant, JoinToken, KeyKind, Keys, NodeAttestors, Public,
-    PublicSecurity, RateLimits, Revocation, ServerConfig, StatusList, StoreKind, TaskLimits, Verb,
-    WatchLimits, X509Pop,
+    PublicSecurity, RateLimits, Revocation, ServerConfig, Signer, StatusList, StoreKind,
+    TaskLimits, Verb, WatchLimits, X509Pop,
 };
 pub use sheet::{Key, Setting};
 pub use show::show;
 pub use types::{Address, Fingerprint, Log, LogFilter, LogFormat, PublicUrl, Rate};
+pub use value::parse_duration;
 
 #[cfg(test)]
 mod tests;

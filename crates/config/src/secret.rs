@@ -71,14 +71,7 @@ pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
         path: path.to_owned(),
         source,
     };
-    // Non-blocking, or a pipe in its place would hold the start up.
-    let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)
-        .map_err(failed)?;
-    let length = judge(path, &file)?;
+    let (file, length) = open(path)?;
     // The right size from the start: a buffer that grows leaves copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(length + 1));
     let mut limited = file.take(u64::try_from(length + 1).unwrap_or(u64::MAX));
@@ -93,6 +86,27 @@ pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
         }),
         _ => Ok(bytes),
     }
+}
+
+/// Opens such a file without reading it, for whoever reads it into memory of its own. Says how
+/// long it is, in octets.
+///
+/// # Errors
+///
+/// [`SecretError`]: unreadable, no regular file, open to others, someone else's, too long.
+pub fn open(path: &Path) -> Result<(File, usize), SecretError> {
+    // Non-blocking, or a pipe in its place would hold the start up.
+    let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)
+        .map_err(|source| SecretError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+    let length = judge(path, &file)?;
+    Ok((file, length))
 }
 
 /// Looks at the file that was opened, not at the path, and returns its length.

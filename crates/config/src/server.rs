@@ -52,6 +52,8 @@ pub struct ServerConfig {
     pub store: StoreKind,
     /// Where authority keys are kept.
     pub keys: Keys,
+    /// The process that holds them.
+    pub signer: Signer,
     /// How long what is issued lives.
     pub credentials: Credentials,
     /// What bounds every task.
@@ -84,8 +86,28 @@ choice!(pub StoreKind, "`\"rocksdb\"` or `\"memory\"`", { "rocksdb" => RocksDb, 
 pub struct Keys {
     /// Sealed in the store, or nowhere.
     pub kind: KeyKind,
-    /// The file with the sealing key; always there for [`KeyKind::Sealed`].
+    /// The file with the sealing key; always there for [`KeyKind::Sealed`], unless the signer is
+    /// started by another and has its own.
     pub sealing_key_file: Option<PathBuf>,
+    /// The file with the passphrase of the sealing key.
+    pub passphrase_file: Option<PathBuf>,
+}
+
+/// The process that holds the authority keys (P23 to P27).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signer {
+    /// Where one listens that a service manager started.
+    pub socket: Option<PathBuf>,
+    /// The program that is started otherwise; unset, `taskmint-signer` beside the server.
+    pub path: Option<PathBuf>,
+    /// Where it counts what it signs; unset, `signer-journal` below the data folder.
+    pub journal: Option<PathBuf>,
+    /// Threads that sign; one for each core if not set.
+    pub workers: Option<u32>,
+    /// Of so many signatures one is verified before it leaves; 0 verifies none (P27).
+    pub verify_one_in: u32,
+    /// Requests that may wait for it before more are refused.
+    pub max_waiting: u32,
 }
 
 /// Where authority keys outlive a restart.

@@ -266,7 +266,8 @@ impl Written for Duration {
     }
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+/// A duration as configuration has it: `90s`, `1h30m`, `250ms`; none if it is none.
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let (mut rest, mut total, mut below) = (text, 0_u64, u64::MAX);
     if rest.is_empty() {
         return None;

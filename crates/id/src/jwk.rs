@@ -185,6 +185,17 @@ impl P256PublicKey {
         let signature = Signature::from_slice(signature).map_err(|_| SignatureError)?;
         key.verify(message, &signature).map_err(|_| SignatureError)
     }
+
+    /// Checks an ECDSA signature with SHA-256 in the DER form that certificates carry. Slow, as
+    /// [`Self::verify`] is.
+    ///
+    /// # Errors
+    ///
+    /// [`SignatureError`].
+    pub fn verify_der(&self, message: &[u8], signature: &[u8]) -> Result<(), SignatureError> {
+        let signature = Signature::from_der(signature).map_err(|_| SignatureError)?;
+        self.verify(message, &signature.to_bytes())
+    }
 }
 
 impl fmt::Debug for P256PublicKey {

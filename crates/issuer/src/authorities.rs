@@ -74,18 +74,22 @@ impl Issuer {
         }
         record.state = AuthorityState::Active;
         record.activated_at = Some(now);
-        self.put_authority(by, "authority.activate", record.clone())
-            .await?;
+        let mut changed = vec![("authority.activate", record.clone())];
+        let before = records
+            .into_iter()
+            .filter(|r| r.usage == record.usage && r.state == AuthorityState::Active);
+        changed.extend(before.map(|mut before| {
+            before.state = AuthorityState::Retired;
+            before.retired_at = Some(now);
+            ("authority.retire", before)
+        }));
+        let retired: Vec<AuthorityId> = changed.iter().skip(1).map(|(_, r)| r.id).collect();
+        // In one: a start that found two active keys of one kind could not tell which signs.
+        self.put_authorities(by, changed).await?;
         self.authority.activate(id).await?;
-        for mut before in records {
-            if before.usage == record.usage && before.state == AuthorityState::Active {
-                before.state = AuthorityState::Retired;
-                before.retired_at = Some(now);
-                self.put_authority(by, "authority.retire", before.clone())
-                    .await?;
-                if !outlives_its_turn(before.usage) {
-                    self.authority.retire(before.id).await?;
-                }
+        if !outlives_its_turn(record.usage) {
+            for before in retired {
+                self.authority.retire(before).await?;
             }
         }
         if record.usage == KeyUse::Ca {
@@ -145,6 +149,22 @@ impl Issuer {
             .await?;
         self.refresh_bundle().await?;
         Ok(record)
+    }
+
+    /// Retires keys that were kept in memory alone, and that the authority has no more.
+    pub(crate) async fn retire_lost_keys(&self) -> Result<(), Refused> {
+        let now = self.clock.now();
+        for mut record in self.store.authorities().await? {
+            let lost = record.sealed.is_empty() && record.state != AuthorityState::Retired;
+            if lost {
+                tracing::warn!(key = %record.id, usage = ?record.usage, "a key that was kept in memory alone is gone");
+                record.state = AuthorityState::Retired;
+                record.retired_at = Some(now);
+                self.put_authority(&Principal::Issuer, "authority.lost", record)
+                    .await?;
+            }
+        }
+        Ok(())
     }
 
     /// Rotates by itself what has lived half of its time: a successor is prepared, so that everybody
@@ -257,9 +277,20 @@ impl Issuer {
         action: &'static str,
         record: AuthorityRecord,
     ) -> Result<(), Refused> {
-        let audit = self.audit(by, action, record.key_id.clone(), None, self.clock.now());
-        let put = Change::PutAuthority(record);
-        let changes = vec![put, Change::BumpBundle, Change::Audit(audit)];
+        self.put_authorities(by, vec![(action, record)]).await
+    }
+
+    async fn put_authorities(
+        &self,
+        by: &Principal,
+        records: Vec<(&'static str, AuthorityRecord)>,
+    ) -> Result<(), Refused> {
+        let now = self.clock.now();
+        let mut changes = vec![Change::BumpBundle];
+        for (action, record) in records {
+            let audit = self.audit(by, action, record.key_id.clone(), None, now);
+            changes.extend([Change::PutAuthority(record), Change::Audit(audit)]);
+        }
         self.store
             .commit(Commit {
                 expect: Vec::new(),

@@ -247,6 +247,32 @@ impl Issuer {
         Ok(Some(deltas))
     }
 
+    /// Hands the keys over whenever the authority was started again (P25), until dropped.
+    pub async fn keep_authority(&self) {
+        loop {
+            self.authority.lost().await;
+            match self.reload_authority().await {
+                Ok(()) => tracing::info!("the authority was started again and has its keys"),
+                Err(error) => {
+                    tracing::error!(%error, "the authority was started again and has no keys");
+                    tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+                }
+            }
+        }
+    }
+
+    async fn reload_authority(&self) -> Result<(), Refused> {
+        {
+            // No head is signed meanwhile: the next one begins where the authority is told to.
+            let mut signed = self.signed.signed.lock().await;
+            let position = *self.store.position().borrow();
+            self.hand_over_keys(position, signed.at).await?;
+            signed.sequence = position.sequence;
+            signed.floor = position.floor;
+        }
+        self.make_missing_keys().await
+    }
+
     /// Signs a head for every change and every heartbeat, until dropped.
     pub async fn sign_heads(&self) {
         let mut position = self.store.position();

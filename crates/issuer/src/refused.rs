@@ -125,6 +125,10 @@ impl From<CommitError> for Refused {
 impl From<taskmint_mint::Refusal> for Refused {
     fn from(refusal: taskmint_mint::Refusal) -> Self {
         use taskmint_mint::Refusal as R;
+        if matches!(refusal, R::Away | R::Busy) {
+            return Self::new(RefusalKind::Unavailable, "TRY_AGAIN", refusal.to_string())
+                .fix("try again");
+        }
         let (kind, reason) = match &refusal {
             R::Key => (RefusalKind::Invalid, "BAD_KEY"),
             R::Audience => (RefusalKind::Invalid, "BAD_AUDIENCE"),

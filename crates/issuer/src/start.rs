@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use taskmint_id::Bundle;
 use taskmint_mint::{Authority, LogStart, PublicKey, Sealed};
-use taskmint_model::{Clock, Entropy, NodeState, Task, TaskKind};
-use taskmint_store::{AuthorityState, Change, Commit, KeyUse, Store, TaskQuery};
+use taskmint_model::{Clock, Entropy, NodeState, Task, TaskKind, Timestamp};
+use taskmint_store::{
+    AuthorityRecord, AuthorityState, Change, Commit, KeyUse, LogPosition, Store, TaskQuery,
+};
 use tokio::sync::{broadcast, watch};
 
 use crate::entries::EntrySet;
@@ -65,12 +67,25 @@ impl Issuer {
     }
 
     async fn load_keys(&self) -> Result<(), Refused> {
+        let position = *self.store.position().borrow();
+        self.hand_over_keys(position, Timestamp::default()).await?;
+        self.make_missing_keys().await
+    }
+
+    /// Hands the store's keys to an authority that has none, and says where the log stands. No
+    /// head that it signs is earlier than `at`.
+    pub(crate) async fn hand_over_keys(
+        &self,
+        position: LogPosition,
+        at: Timestamp,
+    ) -> Result<(), Refused> {
         let records = self.store.authorities().await?;
         let usable = records.iter().filter(|record| {
             // A retired grant key still proves what it granted, and a retired CA still lists what
             // is revoked of that which it signed.
             let kept = matches!(record.usage, KeyUse::Grant | KeyUse::Ca);
-            record.state != AuthorityState::Retired || kept
+            // One that was kept in memory alone ended with the authority that had it.
+            !record.sealed.is_empty() && (record.state != AuthorityState::Retired || kept)
         });
         let sealed = usable.map(|record| Sealed {
             id: record.id,
@@ -78,9 +93,9 @@ impl Issuer {
             active: record.state == AuthorityState::Active,
             blob: record.sealed.clone(),
             certificate: record.certificate.clone(),
+            spki: record.spki.clone(),
         });
         let identity = self.store.identity();
-        let position = *self.store.position().borrow();
         let start = LogStart {
             log: identity.log,
             generation: identity.generation,
@@ -89,15 +104,21 @@ impl Issuer {
             sequence: position.sequence,
             hash: position.hash,
             floor: position.floor,
-            at: taskmint_model::Timestamp::from_millis(0),
+            at,
         };
         self.authority.load(sealed.collect(), start).await?;
+        Ok(())
+    }
+
+    /// Makes and activates what no key is active for; keys that are gone are retired.
+    pub(crate) async fn make_missing_keys(&self) -> Result<(), Refused> {
+        self.retire_lost_keys().await?;
         self.refresh_bundle().await?;
+        let records = self.store.authorities().await?;
         // The order matters: the log's key is certified by an active CA.
         for usage in [KeyUse::Ca, KeyUse::Jwt, KeyUse::Log, KeyUse::Grant] {
-            let active = |r: &taskmint_store::AuthorityRecord| {
-                r.usage == usage && r.state == AuthorityState::Active
-            };
+            let active =
+                |r: &AuthorityRecord| r.usage == usage && r.state == AuthorityState::Active;
             if !records.iter().any(active) {
                 let made = self.prepare_authority(&Principal::Issuer, usage).await?;
                 self.activate_authority(&Principal::Issuer, made.id).await?;

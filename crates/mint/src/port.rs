@@ -9,8 +9,8 @@ use crate::request::{Facts, Grant, LogKeyRequest, Refusal, Request};
 /// What holds the keys. Builds and signs; opens no file, knows no store.
 #[async_trait]
 pub trait Authority: Send + Sync + 'static {
-    /// Hands back, at start and once only, every sealed key that the store has, says which are
-    /// active, and where the log stands. Before it, nothing but keys can be made.
+    /// Hands back, once for each start of the authority, every sealed key that the store has, says
+    /// which are active, and where the log stands. Before it, nothing can be made.
     ///
     /// The position is believed: a process without files can't know better. What it then signs
     /// carries its new instance (P24), so a log that was set back shows as a second instance at an
@@ -20,6 +20,11 @@ pub trait Authority: Send + Sync + 'static {
     /// When a key can't be opened: wrong sealing key, torn blob, another trust domain. When it was
     /// called before: a second call could set the log back. Nothing is taken over then.
     async fn load(&self, keys: Vec<Sealed>, start: LogStart) -> Result<(), Refusal>;
+
+    /// Waits until the authority was started again, without keys: then it is to be loaded.
+    async fn lost(&self) {
+        std::future::pending().await
+    }
 
     /// Makes a new key. It signs nothing until it is activated; store it durably first.
     ///
@@ -93,6 +98,8 @@ pub struct Sealed {
     pub blob: Vec<u8>,
     /// The certificate of [`Prepared::certificate`].
     pub certificate: Vec<u8>,
+    /// The public key of [`Prepared::spki`]. It is for whoever verifies; the authority has its own.
+    pub spki: Vec<u8>,
 }
 
 /// Where the log stands when the authority starts, as the store has it.

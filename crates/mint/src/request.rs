@@ -1,5 +1,7 @@
 //! What can be asked of the authority, and how it refuses.
 
+use std::borrow::Cow;
+
 use taskmint_id::SpiffeId;
 use taskmint_model::{AuthorityId, TaskId, Timestamp};
 use taskmint_status::checkpoint::BucketDigest;
@@ -273,7 +275,7 @@ pub enum Refusal {
     DnsName(String),
     /// No active key for this use.
     #[error("no active {0} key")]
-    NoActiveKey(&'static str),
+    NoActiveKey(Cow<'static, str>),
     /// The key is unknown or in the wrong state.
     #[error("authority {0} is unknown or not in a state for this")]
     Authority(AuthorityId),
@@ -287,7 +289,7 @@ pub enum Refusal {
     },
     /// Epoch, floor or time of the log would go back, or not agree with its records.
     #[error("the log's {0} goes back, or is not what its records say")]
-    LogValue(&'static str),
+    LogValue(Cow<'static, str>),
     /// A place, head or checkpoint of a log that is not this authority's.
     #[error("log {0} is not this authority's log")]
     OtherLog(LogId),
@@ -299,11 +301,23 @@ pub enum Refusal {
     CrlNumber,
     /// Entries out of order, of another shape, from the future, or too many.
     #[error("the list's {0}")]
-    List(&'static str),
+    List(Cow<'static, str>),
     /// A sealed key can't be opened.
     #[error("a sealed key can't be opened: {0}")]
-    Sealed(&'static str),
-    /// The authority itself failed, or is being restarted: try again.
+    Sealed(Cow<'static, str>),
+    /// The authority itself failed.
     #[error("the authority failed: {0}")]
     Failed(String),
+    /// What was asked makes no sense, or comes out of turn.
+    #[error("the authority does not understand what it is asked: {0}")]
+    Protocol(Cow<'static, str>),
+    /// The authority serves another server.
+    #[error("the authority serves another server already")]
+    Taken,
+    /// The authority is being started again: nothing is known of what was asked. Try again.
+    #[error("the authority is being started again")]
+    Away,
+    /// More is asked of the authority than it can do. Try again, later.
+    #[error("too much is asked of the authority at once")]
+    Busy,
 }

@@ -9,7 +9,6 @@ mod admin_access;
 mod attestors;
 mod connection;
 mod identity;
-mod keys;
 mod limits;
 mod metrics;
 mod nodes;
@@ -19,8 +18,8 @@ mod refusal;
 mod requests;
 mod server;
 mod sessions;
+mod signer;
 mod store;
 mod watch;
 
-pub use keys::KeyError;
-pub use server::{Bound, Running, ServeError, Server};
+pub use server::{Bound, MakeAuthority, Running, ServeError, Server};

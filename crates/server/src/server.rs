@@ -9,11 +9,11 @@ use std::time::Duration;
 use anyhow::Context;
 use rustls::ServerConfig as TlsConfig;
 use taskmint_attest::{NodeAttestor, NodeAttestors};
-use taskmint_authority::{Caps, Policy};
 use taskmint_config::{ServerConfig, Verb};
 use taskmint_daemon::{Tasks, health};
 use taskmint_id::SpiffeId;
 use taskmint_issuer::{Issuer, Settings, watchers};
+use taskmint_mint::{Authority, Caps, Policy};
 use taskmint_model::{Clock, Entropy};
 use taskmint_status::LogId;
 use taskmint_store::Store;
@@ -29,7 +29,7 @@ use crate::connection::{accept, accept_admins};
 use crate::identity::OwnIdentity;
 use crate::limits::Limits;
 use crate::nodes::NodeService;
-use crate::{keys, metrics, public, store, watch};
+use crate::{metrics, public, signer, store, watch};
 
 /// A request of more than this is refused before it is read.
 const MAX_MESSAGE: usize = 4 << 20;
@@ -40,11 +40,16 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Watchers that come back at once wait in the kernel for their turn; it may allow fewer.
 const BACKLOG: u32 = 4096;
 
+/// Makes an authority that insists on a policy.
+pub type MakeAuthority =
+    Box<dyn FnOnce(Policy, &ServerConfig) -> anyhow::Result<Arc<dyn Authority>> + Send>;
+
 /// A server that has its configuration, and nothing else yet.
 pub struct Server {
     config: ServerConfig,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
+    authority: Option<MakeAuthority>,
 }
 
 /// A server whose ports are held, but that serves nothing yet.
@@ -52,6 +57,7 @@ pub struct Bound {
     config: ServerConfig,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
+    authority: Option<MakeAuthority>,
     nodes: TcpListener,
     watch: TcpListener,
     http: TcpListener,
@@ -82,13 +88,23 @@ pub struct Running {
 pub struct ServeError(#[from] anyhow::Error);
 
 impl Server {
-    /// A server over a configuration, a clock and randomness.
+    /// A server over a configuration, a clock and randomness. Its keys are in a signer, a process
+    /// of its own.
     pub fn new(config: ServerConfig, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
         Self {
             config,
             clock,
             entropy,
+            authority: None,
         }
+    }
+
+    /// With keys somewhere else than in a signer: for tests with a clock of their own, and to
+    /// measure what the signer costs.
+    #[must_use]
+    pub fn with_authority(mut self, make: MakeAuthority) -> Self {
+        self.authority = Some(make);
+        self
     }
 
     /// Holds all ports and sockets, or none.
@@ -100,6 +116,7 @@ impl Server {
             config,
             clock,
             entropy,
+            authority,
         } = self;
         make_folder(&config.data_dir)?;
         let tcp = async |address: SocketAddr| {
@@ -120,6 +137,7 @@ impl Server {
             config,
             clock,
             entropy,
+            authority,
             nodes,
             watch,
             http,
@@ -135,13 +153,13 @@ impl Bound {
     ///
     /// # Errors
     /// When the store or the keys can't be opened.
-    pub async fn serve(self, tasks: &Tasks) -> Result<Running, ServeError> {
+    pub async fn serve(mut self, tasks: &Tasks) -> Result<Running, ServeError> {
         tasks.set_grace(self.config.grace);
         let ready = tasks.readiness().condition("issuer");
         let (log, now) = (LogId(self.entropy.array()), self.clock.now());
         let (store, writable) = store::open(&self.config, log, now).await?;
         store::report(tasks, writable);
-        let issuer = self.start_issuer(store).await?;
+        let issuer = self.start_issuer(store, tasks).await?;
         let running = Running {
             issuer: Arc::clone(&issuer),
             address: self.nodes.local_addr().context("the node listener")?,
@@ -167,14 +185,23 @@ impl Bound {
         Ok(running)
     }
 
-    async fn start_issuer(&self, store: Arc<dyn Store>) -> anyhow::Result<Arc<Issuer>> {
+    async fn start_issuer(
+        &mut self,
+        store: Arc<dyn Store>,
+        tasks: &Tasks,
+    ) -> anyhow::Result<Arc<Issuer>> {
         let settings = settings(&self.config)?;
         let policy = policy(&settings, &self.config);
         let (clock, entropy) = (Arc::clone(&self.clock), Arc::clone(&self.entropy));
-        let keys = &self.config.keys;
-        let authority = keys::authority(keys, &self.config.data_dir, policy, clock, entropy)?;
-        let (clock, entropy) = (Arc::clone(&self.clock), Arc::clone(&self.entropy));
-        Issuer::start(settings, store, Arc::new(authority), clock, entropy)
+        let authority = match self.authority.take() {
+            Some(make) => make(policy, &self.config)?,
+            None => {
+                let remote = signer::remote(&self.config, policy, Arc::clone(&entropy))?;
+                signer::report(tasks, &remote);
+                Arc::new(remote)
+            }
+        };
+        Issuer::start(settings, store, authority, clock, entropy)
             .await
             .context("cannot start the issuer")
     }
@@ -194,6 +221,14 @@ impl Bound {
         tasks.spawn("keys", async move {
             tokio::select! {
                 () = keys.rotate_in_time() => {}
+                () = stop => {}
+            }
+            Ok::<_, ServeError>(())
+        });
+        let (authority, stop) = (Arc::clone(issuer), tasks.shutdown().requested());
+        tasks.spawn("authority", async move {
+            tokio::select! {
+                () = authority.keep_authority() => {}
                 () = stop => {}
             }
             Ok::<_, ServeError>(())

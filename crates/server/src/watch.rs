@@ -144,6 +144,10 @@ impl Source for LogSource {
             let code = Code::ResourceExhausted;
             deny(code, "TOO_MANY_WATCHERS", too_many.to_string())
         })?;
+        if let Start::After(sequence) = start {
+            // It may say so again before anything is sent.
+            listed.sent(sequence);
+        }
         let allowance = match is_node {
             true => Allowance::relay(),
             false => Allowance::workload(),

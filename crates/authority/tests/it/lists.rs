@@ -176,11 +176,11 @@ fn nothing_but_serials_of_tasks_is_listed_and_each_once() {
         serial
     });
     let list = |entries: &[Revoked]| sign(&desk, crl(&desk, 1, entries)).unwrap_err();
-    let not_ascending = Refusal::List("serials do not ascend");
+    let not_ascending = Refusal::List("serials do not ascend".into());
     let of = |serial: &[u8]| revoked(serial, now, reason);
     assert_eq!(list(&[of(&one), of(&one)]), not_ascending);
     assert_eq!(list(&[of(&two), of(&one)]), not_ascending);
-    let no_task = Refusal::List("serial is no task's");
+    let no_task = Refusal::List("serial is no task's".into());
     assert_eq!(list(&[of(&other)]), no_task, "a generation to come");
     // A CA's own serial, and a log key's.
     for first in [2, 3] {
@@ -191,7 +191,7 @@ fn nothing_but_serials_of_tasks_is_listed_and_each_once() {
     let future = revoked(&one, now + 61 * SECOND, reason);
     assert_eq!(
         list(&[future]),
-        Refusal::List("revocation lies in the future")
+        Refusal::List("revocation lies in the future".into())
     );
     // None of it used the number up.
     sign(&desk, crl(&desk, 1, &[of(&one), of(&two)])).unwrap();
@@ -348,7 +348,7 @@ fn a_status_list_of_nothing_that_lives_is_refused() {
         ..good.clone()
     };
     assert_eq!(refused(request), Refusal::OtherLog(other));
-    let no_place = Refusal::List("bucket has no live place");
+    let no_place = Refusal::List("bucket has no live place".into());
     let bucket = good.bucket + 24 * 31;
     assert_eq!(
         refused(StatusListRequest {
@@ -376,7 +376,7 @@ fn a_status_list_of_nothing_that_lives_is_refused() {
         assert!(matches!(ttl, Refusal::Lifetime { .. }));
     }
     let certificate = desk.ca.certificate.clone();
-    let stray = Refusal::List("certificate is another key's");
+    let stray = Refusal::List("certificate is another key's".into());
     assert_eq!(
         refused(StatusListRequest {
             certificate,
@@ -388,7 +388,7 @@ fn a_status_list_of_nothing_that_lives_is_refused() {
         crate::support::trust_domain(),
     ));
     let request = status_list(&nowhere);
-    let unset = Refusal::List("address is not set");
+    let unset = Refusal::List("address is not set".into());
     assert_eq!(
         nowhere.sign(Request::StatusList(request)).unwrap_err(),
         unset

@@ -110,14 +110,14 @@ fn time_never_goes_back_within_an_epoch() {
     };
     assert_eq!(
         desk.sign_head(back.clone()).unwrap_err(),
-        Refusal::LogValue("time")
+        Refusal::LogValue("time".into())
     );
     let checkpoint = CheckpointRequest {
         at: earlier,
         ..desk.checkpoint(0)
     };
     let refused = desk.sign(Request::Checkpoint(checkpoint)).unwrap_err();
-    assert_eq!(refused, Refusal::LogValue("time"));
+    assert_eq!(refused, Refusal::LogValue("time".into()));
     // A new writer's clock may be behind.
     assert_eq!(head(&desk, HeadRequest { epoch: 2, ..back }).epoch, 2);
 }
@@ -136,7 +136,7 @@ fn an_epoch_that_was_left_does_not_come_back() {
         epoch: 2,
         ..desk.heartbeat()
     };
-    assert_eq!(desk.sign_head(old).unwrap_err(), Refusal::LogValue("epoch"));
+    assert_eq!(desk.sign_head(old).unwrap_err(), Refusal::LogValue("epoch".into()));
     let now = HeadRequest {
         epoch: 3,
         ..desk.heartbeat()
@@ -147,7 +147,7 @@ fn an_epoch_that_was_left_does_not_come_back() {
     };
     assert_eq!(
         desk.sign_head(stale).unwrap_err(),
-        Refusal::LogValue("epoch")
+        Refusal::LogValue("epoch".into())
     );
     let ahead = HeadRequest {
         records: vec![record(1, 4, desk.now())],
@@ -155,7 +155,7 @@ fn an_epoch_that_was_left_does_not_come_back() {
     };
     assert_eq!(
         desk.sign_head(ahead).unwrap_err(),
-        Refusal::LogValue("epoch")
+        Refusal::LogValue("epoch".into())
     );
 }
 
@@ -168,7 +168,7 @@ fn the_floor_moves_by_a_record_only_and_never_back() {
     };
     assert_eq!(
         desk.sign_head(claimed).unwrap_err(),
-        Refusal::LogValue("floor")
+        Refusal::LogValue("floor".into())
     );
     let floor = |sequence, bucket| Record {
         change: Change::Floor { bucket },
@@ -185,7 +185,7 @@ fn the_floor_moves_by_a_record_only_and_never_back() {
     };
     assert_eq!(
         desk.sign_head(back).unwrap_err(),
-        Refusal::LogValue("floor")
+        Refusal::LogValue("floor".into())
     );
 }
 
@@ -207,7 +207,7 @@ fn another_log_or_generation_gets_no_head() {
     };
     assert_eq!(
         desk.sign_head(request).unwrap_err(),
-        Refusal::LogValue("generation")
+        Refusal::LogValue("generation".into())
     );
 }
 
@@ -298,7 +298,7 @@ fn a_checkpoint_of_no_shape_is_refused_and_leaves_no_link() {
         ..desk.checkpoint(0)
     };
     let refused = desk.sign(Request::Checkpoint(floor)).unwrap_err();
-    assert_eq!(refused, Refusal::LogValue("floor"));
+    assert_eq!(refused, Refusal::LogValue("floor".into()));
     assert_eq!(
         desk.sign_head(desk.heartbeat()).unwrap().tail.counter,
         before + 1
@@ -339,7 +339,7 @@ fn a_start_goes_on_from_where_the_store_stands() {
     };
     assert_eq!(
         sign(request.clone()).unwrap_err(),
-        Refusal::LogValue("time")
+        Refusal::LogValue("time".into())
     );
     desk.clock.advance(Duration::from_secs(5));
     let records = vec![record(71, 4, desk.now())];
@@ -415,6 +415,6 @@ fn before_the_load_there_is_no_log_to_sign_for() {
     let core = empty(policy(), &desk.clock, &desk.entropy);
     assert_eq!(core.grant(&desk.workload()), Err(Refusal::OtherLog(LOG)));
     let answer = core.issue(vec![Request::Head(desk.heartbeat())]).remove(0);
-    assert_eq!(answer.unwrap_err(), Refusal::NoActiveKey("log"));
+    assert_eq!(answer.unwrap_err(), Refusal::NoActiveKey("log".into()));
     assert_eq!(start().at, Timestamp::default());
 }

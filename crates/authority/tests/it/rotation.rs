@@ -149,7 +149,7 @@ fn a_log_key_needs_a_ca_and_a_key_needs_a_new_id_and_a_possible_lifetime() {
     let desk = Desk::new();
     let now = clock.now();
     let refused = core.prepare(LOG, desk.id(), now).unwrap_err();
-    assert_eq!(refused, Refusal::NoActiveKey("CA"));
+    assert_eq!(refused, Refusal::NoActiveKey("CA".into()));
     let taken = desk
         .core
         .prepare(KeyKind::Jwt, desk.jwt.id, now)
@@ -175,16 +175,16 @@ fn without_keys_everything_is_refused_by_name() {
     core.load(&[kept(&desk.grant, KeyKind::Grant, false)], &start())
         .unwrap();
     let facts = desk.workload();
-    assert_eq!(core.grant(&facts), Err(Refusal::NoActiveKey("grant")));
+    assert_eq!(core.grant(&facts), Err(Refusal::NoActiveKey("grant".into())));
     let sign = |request| core.issue(vec![request]).remove(0).unwrap_err();
     let x509 = desk.x509(&facts);
     assert_eq!(
         sign(Request::X509(x509.clone())),
-        Refusal::NoActiveKey("CA")
+        Refusal::NoActiveKey("CA".into())
     );
     assert_eq!(
         sign(Request::Jwt(desk.jwt(&facts))),
-        Refusal::NoActiveKey("JWT")
+        Refusal::NoActiveKey("JWT".into())
     );
 }
 

@@ -245,6 +245,7 @@ pub(crate) fn kept(prepared: &Prepared, kind: KeyKind, active: bool) -> Sealed {
         active,
         blob: prepared.sealed.clone(),
         certificate: prepared.certificate.clone(),
+        spki: Vec::new(),
     }
 }
 

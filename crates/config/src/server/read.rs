@@ -8,7 +8,8 @@ use taskmint_id::{SpiffeId, TrustDomain};
 
 use super::{
     Admin, Credentials, Crl, Grant, JoinToken, KeyKind, Keys, NodeAttestors, Public, RateLimits,
-    Revocation, ServerConfig, StatusList, StoreKind, TaskLimits, Verb, WatchLimits, X509Pop,
+    Revocation, ServerConfig, Signer, StatusList, StoreKind, TaskLimits, Verb, WatchLimits,
+    X509Pop,
 };
 use crate::reader::Reader;
 use crate::schema::Schema;
@@ -73,7 +74,8 @@ impl Schema for ServerConfig {
         let store = reader.table("store", |reader| {
             reader.value("kind").or(StoreKind::RocksDb)
         });
-        let keys = reader.table("keys", Keys::read);
+        let signer = reader.table("signer", Signer::read);
+        let keys = reader.table("keys", |reader| Keys::read(reader, signer.socket.is_some()));
         warn_of_memory(reader, store, &keys);
         let tasks = reader.table("tasks", TaskLimits::read);
         let credentials = reader.table("credentials", |reader| {
@@ -103,6 +105,7 @@ impl Schema for ServerConfig {
             log,
             store,
             keys,
+            signer,
             credentials,
             tasks,
             revocation,
@@ -174,11 +177,29 @@ fn server_name(name: &String) -> Result<(), String> {
 }
 
 impl Keys {
-    fn read(reader: &mut Reader<'_, '_>) -> Self {
+    /// `elsewhere`: the signer is started by another, with keys of its own.
+    fn read(reader: &mut Reader<'_, '_>, elsewhere: bool) -> Self {
         let kind = reader.value("kind").or(KeyKind::Sealed);
         let mut sealing_key_file = reader.value::<PathBuf>("sealing_key_file").optional();
+        let mut passphrase_file = reader.value::<PathBuf>("passphrase_file").optional();
         let is_given = reader.is_given("sealing_key_file");
+        if passphrase_file.is_some() && !is_given {
+            reader.mistake(
+                "passphrase_file",
+                "opens nothing without `sealing_key_file`",
+            );
+            passphrase_file = None;
+        }
         match kind {
+            _ if elsewhere => {
+                if is_given {
+                    reader.mistake(
+                        "sealing_key_file",
+                        "contradicts `signer.socket`: that signer has a sealing key of its own, and \
+                         this process must not be able to read it",
+                    );
+                }
+            }
             KeyKind::Memory if is_given => reader.mistake(
                 "sealing_key_file",
                 "contradicts `keys.kind = \"memory\"`, which keeps no keys: remove one of them",
@@ -201,6 +222,33 @@ impl Keys {
         Self {
             kind,
             sealing_key_file,
+            passphrase_file,
+        }
+    }
+}
+
+impl Signer {
+    fn read(reader: &mut Reader<'_, '_>) -> Self {
+        let socket = reader.value::<PathBuf>("socket").optional();
+        let path = reader.value::<PathBuf>("path").optional();
+        let journal = reader.value::<PathBuf>("journal").optional();
+        let workers = reader.value("workers").within(1..=64).optional();
+        if socket.is_some() {
+            let given = ["path", "journal", "workers"].into_iter();
+            for key in given.filter(|key| reader.is_given(key)).collect::<Vec<_>>() {
+                reader.mistake(
+                    key,
+                    "contradicts `signer.socket`: whoever starts that signer says so",
+                );
+            }
+        }
+        Self {
+            socket,
+            path,
+            journal,
+            workers,
+            verify_one_in: reader.value("verify_one_in").within(0..=1_000_000).or(256),
+            max_waiting: reader.value("max_waiting").within(64..=1_000_000).or(8192),
         }
     }
 }

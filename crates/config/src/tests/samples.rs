@@ -13,6 +13,8 @@ pub(super) const SERVER_FULL: &str = include_str!("../../../../config/server.ful
 const AGENT_FULL: &str = include_str!("../../../../config/agent.full.toml");
 const SERVER: &str = include_str!("../../../../config/server.toml");
 const AGENT: &str = include_str!("../../../../config/agent.toml");
+const SIGNER: &str = include_str!("../../../../config/systemd/taskmint-signer.service");
+
 const UNITS: [&str; 2] = [
     include_str!("../../../../config/systemd/taskmint-server.service"),
     include_str!("../../../../config/systemd/taskmint-agent.service"),
@@ -98,7 +100,10 @@ fn the_units_do_not_restart_what_a_restart_can_not_cure() {
 #[test]
 fn the_units_hand_over_the_credentials_that_are_looked_for() {
     let [server, agent] = UNITS;
-    assert!(server.contains("LoadCredential=taskmint-sealing-key:"));
+    assert!(SIGNER.contains("LoadCredential=taskmint-sealing-key:"));
+    assert!(!server.contains("sealing-key"), "it is the signer's alone");
+    let socket = "TASKMINT_SERVER_SIGNER_SOCKET=/run/taskmint-signer/socket\n";
+    assert!(server.contains(socket));
     assert!(agent.contains("LoadCredential=taskmint-join-string\n"));
 }
 

@@ -35,7 +35,7 @@ const TABLE: &[(&str, &str)] = &[
     ),
     (
         "[keys.x]\nsealing_key = \"hunter2\"",
-        "s:3:7: unknown key `keys.x`: known here are `kind`, `sealing_key_file`",
+        "s:3:7: unknown key `keys.x`: known here are `kind`, `sealing_key_file`, `passphrase_file`",
     ),
     // Wrong types.
     (

@@ -1,0 +1,79 @@
+//! Verifying some of the signatures before they leave (P27): all would cost more than making them.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use parking_lot::Mutex;
+use taskmint_id::P256PublicKey;
+use taskmint_id::jws::{UnverifiedToken, verify_es256};
+use taskmint_model::AuthorityId;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::port::{Sealed, Signed};
+use crate::request::Refusal;
+
+/// Verifies one of so many signatures by the key that is said to have made it.
+pub(super) struct Sampler {
+    one_in: u32,
+    seen: AtomicU32,
+    keys: Mutex<HashMap<AuthorityId, P256PublicKey>>,
+}
+
+impl Sampler {
+    pub(super) fn new(one_in: u32) -> Self {
+        Self {
+            one_in,
+            seen: AtomicU32::new(0),
+            keys: Mutex::default(),
+        }
+    }
+
+    /// The public keys of what is loaded.
+    pub(super) fn learn(&self, keys: &[Sealed]) {
+        for sealed in keys {
+            self.learn_public(sealed.id, &sealed.spki);
+        }
+    }
+
+    /// A key that was made.
+    pub(super) fn learn_public(&self, id: AuthorityId, spki: &[u8]) {
+        if let Ok(key) = P256PublicKey::from_spki_der(spki) {
+            self.keys.lock().insert(id, key);
+        }
+    }
+
+    /// Verifies it, if it is its turn.
+    ///
+    /// # Errors
+    /// When it does not verify: it must not leave.
+    pub(super) fn look_at(&self, signed: &Signed) -> Result<(), Refusal> {
+        if self.one_in == 0 || self.seen.fetch_add(1, Ordering::Relaxed) % self.one_in != 0 {
+            return Ok(());
+        }
+        let Some(key) = self.keys.lock().get(&signed.authority).cloned() else {
+            return Ok(());
+        };
+        match verifies(&key, signed) {
+            Some(true) | None => Ok(()),
+            Some(false) => {
+                tracing::error!(authority = %signed.authority, "the signer made a signature that does not verify: is its memory or processor failing?");
+                Err(Refusal::Failed("a signature does not verify".to_owned()))
+            }
+        }
+    }
+}
+
+/// None for what is not a certificate, token, head or checkpoint.
+fn verifies(key: &P256PublicKey, signed: &Signed) -> Option<bool> {
+    if !signed.signature.is_empty() {
+        return Some(key.verify(&signed.bytes, &signed.signature).is_ok());
+    }
+    if let Ok(text) = std::str::from_utf8(&signed.bytes) {
+        let token = UnverifiedToken::parse(text).ok()?;
+        return Some(verify_es256(&token, key).is_ok());
+    }
+    let (_, certificate) = X509Certificate::from_der(&signed.bytes).ok()?;
+    let signature = &certificate.signature_value.data;
+    let tbs = certificate.tbs_certificate.as_ref();
+    Some(key.verify_der(tbs, signature).is_ok())
+}
