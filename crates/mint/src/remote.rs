@@ -346,7 +346,12 @@ impl Shared {
             .line
             .open(writer, check, open)
             .map_err(LossReason::Refused)?;
-        let frame = match timeout(PATIENCE, line::read(&mut reader)).await {
+        // A socket takes nothing before the runtime knows that it would.
+        let frame = tokio::select! {
+            frame = timeout(PATIENCE, line::read(&mut reader)) => frame,
+            reason = self.write() => return Err(reason),
+        };
+        let frame = match frame {
             Ok(frame) => frame.map_err(LossReason::Gone)?,
             Err(_) => return Err(LossReason::Nonsense("it does not say hello".to_owned())),
         };
@@ -376,17 +381,19 @@ impl Shared {
                 }
             }
         };
-        let writing = async {
-            loop {
-                if let Err(error) = self.line.flush().await {
-                    return LossReason::Gone(error);
-                }
-            }
-        };
         // Neither returns before the connection is over: a frame that is half read stays so.
         tokio::select! {
             reason = reading => reason,
-            reason = writing => reason,
+            reason = self.write() => reason,
+        }
+    }
+
+    /// Writes what the socket does not take at once, until the connection ends.
+    async fn write(&self) -> LossReason {
+        loop {
+            if let Err(error) = self.line.flush().await {
+                return LossReason::Gone(error);
+            }
         }
     }
 
