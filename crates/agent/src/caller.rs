@@ -123,8 +123,14 @@ impl Agent {
     /// The connection of a request, if its process is within its rate.
     pub(crate) fn admit<T>(&self, request: &Request<T>) -> Result<Connection, Status> {
         let connection = Connection::of(request)?;
+        self.within_rate(&connection)?;
+        Ok(connection)
+    }
+
+    /// Counts a call over a connection, if its process is within its rate.
+    pub(crate) fn within_rate(&self, connection: &Connection) -> Result<(), Status> {
         if self.rates.check(connection.peer.process()) {
-            return Ok(connection);
+            return Ok(());
         }
         self.metrics.denied("TOO_MANY_CALLS");
         let message = "this process calls too often";

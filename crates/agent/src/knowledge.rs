@@ -22,6 +22,8 @@ pub(crate) struct Entry {
     pub(crate) descendants: bool,
     /// Its workloads receive revocation lists.
     pub(crate) crl: bool,
+    /// Ends are waited for until its verifiers have applied them.
+    pub(crate) watch: bool,
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) created_at: Timestamp,
 }
@@ -78,6 +80,7 @@ impl TryFrom<&node::Entry> for Entry {
             implicit: entry.implicit,
             descendants: entry.descendants,
             crl: entry.crl,
+            watch: entry.watch,
             expires_at: at(entry.expires_at_ms),
             created_at: Timestamp::from_millis(entry.created_at_ms),
         })
@@ -238,6 +241,7 @@ pub(crate) mod tests {
             implicit: true,
             descendants: false,
             crl: false,
+            watch: false,
             expires_at: None,
             created_at: Timestamp::from_secs(u64::from(number)),
         }

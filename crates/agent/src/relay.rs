@@ -1,155 +1,149 @@
-//! The relay of the revocation log: frames pass through as they come, to verifiers on this node.
-//! It can neither forge nor drop anything unnoticed (contract line 6), so it looks at nothing.
+//! The relay of the revocation log: one watch of the server's log, however many verifiers follow
+//! it on this node (docs/decisions/0017-relay-with-one-stream.md).
+//!
+//! ```text
+//!  server <──one stream──> upstream ──> copy ──> feed ──> fan-out ──> verifiers of this node
+//!                             ^  heads that answer go to who asked ──────^  │
+//!                             └── outbox <── nonces, acknowledgements <─────┘
+//! ```
+//!
+//! It keeps opaque bytes and reads of them what it needs to keep them in order. It can neither
+//! forge nor drop anything unnoticed (contract line 6), so it verifies nothing.
+
+mod behind;
+mod copy;
+mod nonces;
+mod outbox;
+mod source;
+mod upstream;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
-use futures::StreamExt;
-use taskmint_wire::revocation;
-use taskmint_wire::revocation::revocation_client::RevocationClient;
-use taskmint_wire::revocation::revocation_server::Revocation;
-use tokio::sync::{Mutex, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
-use tonic::{Code, Request, Response, Status, Streaming};
+use taskmint_fanout::{Checkpoint, Fanout, Feed, Settings};
+use taskmint_model::Timestamp;
+use taskmint_status::{ChainHash, Generation, LogId};
+use tokio::sync::{Notify, mpsc, watch};
+use tonic::Status;
+use tonic::transport::server::Connected as _;
 
 use crate::agent::Agent;
-use crate::denial::Denial;
 use crate::identity::NodeIdentity;
-use crate::server::{MAX_MESSAGE, unreachable};
+use crate::listener::Accepted;
+use behind::Behind;
+use nonces::Nonces;
+use source::Local;
 
-/// The relay over an agent. One stream to the server for each local watcher, on one connection.
-#[derive(Clone)]
+/// Records that are kept after the checkpoint, 16 MiB: more than the server makes of one
+/// checkpoint by default.
+const KEEP: u64 = 262_144;
+
+/// What the relay has, shared by the stream from the server and those to verifiers.
 pub(crate) struct Relay {
-    agent: Arc<Agent>,
-    upstream: Arc<Upstream>,
+    feed: Feed,
+    known: watch::Sender<Known>,
+    nonces: Nonces,
+    behind: Arc<Behind>,
+    /// There is something to say to the server.
+    said: Arc<Notify>,
+    /// Somebody needs a newer checkpoint than there is.
+    refresh: Notify,
+    /// The next stream is to begin with a checkpoint.
+    anew: AtomicBool,
+    /// Names this relay to the server, for as long as it keeps what it has.
+    instance: [u8; 16],
 }
 
-#[derive(Default)]
-struct Upstream {
-    open: ArcSwapOption<Open>,
-    opening: Mutex<()>,
+/// Which log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Log {
+    id: LogId,
+    generation: Generation,
 }
 
-/// A connection, and under what it was opened: a renewed SVID or a moved server needs another.
-struct Open {
-    channel: Channel,
-    certificate: Vec<u8>,
-    address: String,
+/// What is known of the log.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    /// None before the first checkpoint.
+    log: Option<Log>,
+    /// Goes up with each log.
+    number: u64,
+    epoch: u32,
+    checkpoint: Option<Arc<Checkpoint>>,
+    /// The newest head; none until there is one that what is here leads to.
+    tip: Option<Tip>,
+    /// Why the last stream is over; none while one is fine.
+    trouble: Option<Status>,
+}
+
+/// The newest head that went to all.
+#[derive(Debug, Clone, Copy)]
+struct Tip {
+    sequence: u64,
+    at: Timestamp,
+    hash: ChainHash,
 }
 
 impl Relay {
-    pub(crate) fn new(agent: Arc<Agent>) -> Self {
+    fn new(instance: [u8; 16]) -> Self {
+        let said = Arc::<Notify>::default();
         Self {
-            agent,
-            upstream: Arc::default(),
+            feed: Feed::new(0, KEEP),
+            known: watch::Sender::default(),
+            nonces: Nonces::new(Arc::clone(&said)),
+            behind: Arc::new(Behind::new(Arc::clone(&said))),
+            said,
+            refresh: Notify::new(),
+            anew: AtomicBool::new(false),
+            instance,
         }
     }
 
-    async fn channel(&self) -> Result<Channel, Status> {
-        let identity = self.agent.identity.load_full().ok_or_else(unreachable)?;
-        let address = self
-            .agent
-            .watch_address
-            .load_full()
-            .ok_or_else(unreachable)?;
-        if let Some(channel) = self.fitting(&identity, &address) {
-            return Ok(channel);
-        }
-        let _alone = self.upstream.opening.lock().await;
-        if let Some(channel) = self.fitting(&identity, &address) {
-            return Ok(channel);
-        }
-        let opened = self.agent.upstream.watch(&address, &identity).await;
-        let channel = opened.map_err(|error| {
-            tracing::warn!(%error, "the revocation log can't be reached");
-            unreachable()
-        })?;
-        let open = Open {
-            channel: channel.clone(),
-            certificate: identity.certificate.clone(),
-            address: address.to_string(),
-        };
-        self.upstream.open.store(Some(Arc::new(open)));
-        Ok(channel)
-    }
-
-    fn too_many(&self) -> Status {
-        self.agent.metrics.denied("TOO_MANY_WATCHERS");
-        let message = "too many watches through this agent; share one within a process";
-        Denial::new(Code::ResourceExhausted, "TOO_MANY_WATCHERS", message).status()
-    }
-
-    fn fitting(&self, identity: &NodeIdentity, address: &str) -> Option<Channel> {
-        let open = self.upstream.open.load();
-        let open = open.as_ref()?;
-        let fits = open.certificate == identity.certificate && open.address == address;
-        fits.then(|| open.channel.clone())
+    /// Has the next stream begin with a checkpoint, and begin now.
+    fn ask_for_a_checkpoint(&self) {
+        self.anew.store(true, Ordering::SeqCst);
+        self.refresh.notify_one();
     }
 }
 
-#[tonic::async_trait]
-impl Revocation for Relay {
-    type WatchStream = ReceiverStream<Result<revocation::WatchResponse, Status>>;
+/// How the name of the agent's own watch begins.
+const OWN: &str = "agent of ";
 
-    async fn watch(
-        &self,
-        request: Request<Streaming<revocation::WatchRequest>>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
-        // Anyone attested may watch (P19).
-        let caller = self.agent.caller(&request, "Watch").await?;
-        let slot = self.agent.watches.take(caller.uid());
-        let slot = slot.ok_or_else(|| self.too_many())?;
-        let channel = self.channel().await?;
-        let mut client = RevocationClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE);
-        // What the watcher says ends when it does; an error of its own stream is its end too.
-        let said = request
-            .into_inner()
-            .take_while(|said| std::future::ready(said.is_ok()));
-        // The server's side of the stream lives as long as this body: it has to end with the frames.
-        let over = CancellationToken::new();
-        let said = said
-            .filter_map(|said| std::future::ready(said.ok()))
-            .take_until(over.clone().cancelled_owned());
-        let mut frames = client.watch(said).await.map_err(away)?.into_inner();
-        let (out, passed) = mpsc::channel(4);
-        let shutdown = self.agent.shutdown.clone();
-        let over = over.drop_guard();
-        tokio::spawn(async move {
-            let (_over, _slot) = (over, slot);
-            let pass = async {
-                loop {
-                    let frame = match frames.message().await {
-                        Ok(Some(frame)) => Ok(frame),
-                        Ok(None) => Err(unreachable()),
-                        Err(status) => Err(away(status)),
-                    };
-                    let is_last = frame.is_err();
-                    if out.send(frame).await.is_err() || is_last {
-                        return;
-                    }
-                }
-            };
-            tokio::select! {
-                () = pass => {}
-                () = out.closed() => {}
-                () = shutdown.requested() => {}
+/// What the relay, and the agent's own watch behind it, is called.
+pub(crate) fn name(identity: &NodeIdentity) -> String {
+    format!("{OWN}{}", identity.id)
+}
+
+/// Serves the verifiers of this node, until the agent stops.
+pub(crate) async fn serve(
+    agent: Arc<Agent>,
+    mut accepted: mpsc::Receiver<std::io::Result<Accepted>>,
+    streams: u32,
+) {
+    let relay = Arc::new(Relay::new(agent.entropy.array()));
+    let settings = Settings {
+        behind: KEEP,
+        streams: usize::try_from(streams).unwrap_or(usize::MAX),
+        drain: Duration::from_millis(500),
+        ..Settings::default()
+    };
+    let source = Local::new(Arc::clone(&agent), Arc::clone(&relay));
+    let fanout = Fanout::new(Arc::new(source), relay.feed.clone(), settings);
+    let lane = fanout.lane(agent.shutdown.token());
+    let serving = async {
+        while let Some(accepted) = accepted.recv().await {
+            if let Ok(accepted) = accepted {
+                let connection = accepted.connect_info();
+                lane.serve(accepted, connection);
             }
-            tracing::debug!(process = %caller.process(), "a watcher's stream is over");
-        });
-        Ok(Response::new(ReceiverStream::new(passed)))
+        }
+    };
+    let following = upstream::run(Arc::clone(&agent), Arc::clone(&relay));
+    tokio::select! {
+        () = serving => {}
+        () = following => {}
+        () = agent.shutdown.requested() => {}
     }
-}
-
-/// What the server says of the watch is for the watcher; what the wire says is not.
-fn away(status: Status) -> Status {
-    if taskmint_wire::denial_of(&status).is_some() {
-        let details = status.details().to_vec().into();
-        return Status::with_details(status.code(), status.message(), details);
-    }
-    tracing::debug!(%status, "the revocation log broke off");
-    unreachable()
+    lane.drained().await;
 }

@@ -11,7 +11,6 @@ use taskmint_daemon::{Failure, Tasks, health};
 use taskmint_wire::envoy::auth::authorization_server::AuthorizationServer;
 use taskmint_wire::envoy::secret::secret_discovery_service_server::SecretDiscoveryServiceServer;
 use taskmint_wire::node;
-use taskmint_wire::revocation::revocation_server::RevocationServer;
 use taskmint_wire::task::tasks_server::TasksServer;
 use taskmint_wire::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use tokio::net::{TcpListener, UnixListener};
@@ -31,8 +30,7 @@ use crate::join::Joiner;
 use crate::listener::{Accepted, Door, ListenError, accept, bind};
 use crate::mtls::Mtls;
 use crate::reflection;
-use crate::relay::Relay;
-use crate::server::MAX_MESSAGE;
+use crate::relay;
 use crate::session;
 use crate::settings::Settings;
 use crate::task_api::TaskApi;
@@ -175,7 +173,11 @@ fn spawn_services(
         workload_server(agent, settings, of_workload)?,
     );
     tasks.spawn("task api", task_server(agent, settings, of_task));
-    tasks.spawn("relay", relay_server(agent, settings, of_revocation));
+    let streams = settings.limits.max_calls_per_connection;
+    tasks.spawn(
+        "relay",
+        endless(relay::serve(Arc::clone(agent), of_revocation, streams)),
+    );
     let services = Services {
         workload: workload.clone(),
         task: task.clone(),
@@ -238,19 +240,6 @@ fn task_server(
 ) -> Serving {
     let api = TasksServer::new(TaskApi(Arc::clone(agent))).max_decoding_message_size(MAX_REQUEST);
     let router = bounded(settings).add_service(api);
-    let stop = agent.shutdown.requested();
-    Box::pin(router.serve_with_incoming_shutdown(ReceiverStream::new(accepted), stop))
-}
-
-fn relay_server(
-    agent: &Arc<Agent>,
-    settings: &Settings,
-    accepted: mpsc::Receiver<io::Result<Accepted>>,
-) -> Serving {
-    let relay = RevocationServer::new(Relay::new(Arc::clone(agent)))
-        .max_decoding_message_size(MAX_REQUEST)
-        .max_encoding_message_size(MAX_MESSAGE);
-    let router = bounded(settings).add_service(relay);
     let stop = agent.shutdown.requested();
     Box::pin(router.serve_with_incoming_shutdown(ReceiverStream::new(accepted), stop))
 }

@@ -7,6 +7,7 @@ use taskmint_verifier::watch::{Options, Source, SystemClocks, Watch};
 use taskmint_verifier::{Policy, Refused, StatusCheck};
 
 use crate::agent::Agent;
+use crate::relay;
 
 /// The agent's own watch; until there is one, nothing is known of any task, and that is a no.
 #[derive(Default)]
@@ -24,7 +25,7 @@ impl Agent {
             return;
         }
         let source = Source::Relay(self.sockets.revocation.clone());
-        let name = format!("agent of {}", identity.id);
+        let name = relay::name(&identity);
         let mut options = Options::new(identity.trust_domain().clone(), source, name);
         options.drift_allowance = self.drift_allowance;
         let (trust, entropy) = (self.trust.clone(), Arc::clone(&self.entropy));

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::log::Log;
 use parking_lot::Mutex;
 use taskmint_agent::{Bootstrap, NodeIdentity, Upstream, UpstreamError};
 use taskmint_attest::{AgentContext, AttestError, NodeProver};
@@ -16,8 +17,8 @@ use taskmint_id::{Bundle, P256PublicKey, SpiffeId, TrustDomain, X509Authority};
 use taskmint_model::{Clock, SystemClock, SystemEntropy, TaskId, Timestamp};
 use taskmint_testkit::{LeafSpec, TestCa};
 use taskmint_wire::node::nodes_server::{Nodes, NodesServer};
-use taskmint_wire::revocation::revocation_server::{Revocation, RevocationServer};
-use taskmint_wire::{Denied, node, revocation, task};
+use taskmint_wire::revocation::revocation_server::RevocationServer;
+use taskmint_wire::{Denied, node, task};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -53,7 +54,7 @@ pub(crate) struct State {
     pub(crate) limit: Duration,
     pub(crate) refuse_sessions: Option<&'static str>,
     pub(crate) has_log: bool,
-    pub(crate) watched: Vec<revocation::WatchRequest>,
+    pub(crate) log: Log,
     requests: BTreeMap<Vec<u8>, String>,
     sessions: Vec<Session>,
     bundle_sequence: u64,
@@ -97,7 +98,7 @@ impl Fake {
             limit: Duration::from_secs(24 * 3600),
             refuse_sessions: None,
             has_log: false,
-            watched: Vec::new(),
+            log: Log::default(),
             requests: BTreeMap::new(),
             sessions: Vec::new(),
             bundle_sequence: 1,
@@ -766,44 +767,6 @@ impl Nodes for Fake {
     ) -> Result<Response<node::ReportDenialResponse>, Status> {
         self.state(|state| state.denials.push(request.into_inner()));
         Ok(Response::new(node::ReportDenialResponse {}))
-    }
-}
-
-/// A log that answers everything with what was asked, as octets that mean nothing.
-#[tonic::async_trait]
-impl Revocation for Fake {
-    type WatchStream = ReceiverStream<Result<revocation::WatchResponse, Status>>;
-
-    async fn watch(
-        &self,
-        request: Request<Streaming<revocation::WatchRequest>>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
-        let (out, frames) = mpsc::channel(4);
-        let fake = self.clone();
-        let mut requests = request.into_inner();
-        tokio::spawn(async move {
-            let mut first = 0;
-            while let Ok(Some(request)) = requests.message().await {
-                use prost::Message;
-                let records = request.encode_to_vec().into();
-                fake.state(|state| state.watched.push(request));
-                first += 1;
-                let delta = revocation::Delta {
-                    records,
-                    first,
-                    last: first,
-                };
-                let frame = Some(revocation::watch_response::Frame::Delta(delta));
-                let frame = revocation::WatchResponse {
-                    frame,
-                    prompt: first % 2 == 0,
-                };
-                if out.send(Ok(frame)).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(frames)))
     }
 }
 

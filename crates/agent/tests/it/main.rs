@@ -12,6 +12,7 @@
 mod bad_input;
 mod fake;
 mod holding;
+mod log;
 mod node;
 mod puppet;
 mod relay;
