@@ -16,6 +16,9 @@ mod connections;
 #[cfg(feature = "rustls")]
 #[cfg(test)]
 mod handshake;
+#[cfg(feature = "watch")]
+#[cfg(test)]
+mod hostile;
 #[cfg(feature = "tower")]
 #[cfg(test)]
 mod layer;
