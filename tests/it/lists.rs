@@ -29,7 +29,7 @@ use crate::node::{Key, Node, caller};
 const UID: &[&str] = &["unix:uid:1000"];
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const LINES: &str = "store.kind = \"memory\"\nkeys.kind = \"memory\"\n\
-    public_listen = \"127.0.0.1:0\"\npublic.plain_http = true\ncrl.interval = \"1s\"\n\
+    public_listen = \"127.0.0.1:0\"\npublic.plain_http = true\ncrl.interval = \"1s\"\ntasks.lease = \"5m\"\n\
     public_url = \"https://x.example.org/t\"\n";
 
 /// A task with its first certificate.

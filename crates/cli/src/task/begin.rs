@@ -156,7 +156,12 @@ impl Begin {
                     Bind::Socket => task::Binding::Socket,
                 };
                 request.binding = binding.into();
-                request.uid = self.uid.unwrap_or_else(|| nix::unistd::getuid().as_raw());
+                // Who may use the socket; nothing else of a task is a user's.
+                let own = || nix::unistd::getuid().as_raw();
+                request.uid = match self.bind {
+                    Bind::Socket => self.uid.unwrap_or_else(own),
+                    Bind::Process | Bind::Tree => self.uid.unwrap_or(0),
+                };
                 let begun = tasks.begin(request).await?.into_inner();
                 hold(context, Api::Holder(tasks), begun).await
             }
