@@ -21,6 +21,7 @@ mod node;
 mod outage;
 mod panics;
 mod receipts;
+mod relay;
 mod requests;
 mod restore;
 mod revocation;

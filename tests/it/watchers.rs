@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use rustls_pki_types::CertificateDer;
 use taskmint_client::Endpoint;
 use taskmint_model::SystemClock;
 use taskmint_verifier::tls::Identity;
-use taskmint_wire::admin;
 use taskmint_wire::revocation::revocation_client::RevocationClient;
 use taskmint_wire::revocation::watch_request::Message;
-use taskmint_wire::revocation::{Open, WatchRequest, WatchResponse};
+use taskmint_wire::revocation::{Acknowledge, Open, WatchRequest, WatchResponse};
+use taskmint_wire::{admin, task};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -131,18 +132,22 @@ async fn a_local_user_does_not_take_all_watches_of_its_node() {
     settings.limits.max_watches = 3;
     settings.limits.max_watches_per_uid = 3;
     let agent = Agent::start(settings).await;
-    // The agent follows the log itself, by its own relay.
-    until_watchers(&mut world, 1).await;
-    let first = relayed(&agent).await.unwrap();
-    let _second = relayed(&agent).await.unwrap();
+    let mut open = Vec::new();
+    let refused = loop {
+        match relayed(&agent).await {
+            Ok(watching) => open.push(watching),
+            refused => break refused,
+        }
+    };
+    too_many(refused);
+    assert_eq!(open.len(), 3, "the agent's own is not one of them");
     for _ in 0..20 {
         too_many(relayed(&agent).await);
     }
-    assert_eq!(watchers(&mut world).await, 3, "the server heard of no more");
-    drop(first);
-    until_watchers(&mut world, 2).await;
+    assert_eq!(watchers(&mut world).await, 1, "one stream for all of them");
+    open.truncate(1);
     let again = async {
-        // The relay notices a moment after the server.
+        // The relay notices a moment later.
         loop {
             if let Ok(open) = relayed(&agent).await {
                 return open;
@@ -153,13 +158,21 @@ async fn a_local_user_does_not_take_all_watches_of_its_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_passes_on_that_its_node_has_too_many_watchers() {
-    let lines = "store.kind = \"memory\"\nkeys.kind = \"memory\"\nwatch.max_per_identity = 2";
+async fn a_relay_passes_on_that_the_server_has_too_many_watchers() {
+    let lines = "store.kind = \"memory\"\nkeys.kind = \"memory\"\nwatch.max_watchers = 1";
     let mut world = World::with(lines).await;
-    let agent = Agent::join(&mut world, "n1").await;
-    until_watchers(&mut world, 1).await;
-    let _one = relayed(&agent).await.unwrap();
+    let node = Node::join(&world.token("n1").await).await;
+    let only = watch_as(&world, &node, &node.identity).await.unwrap();
+    let agent = Agent::join(&mut world, "n2").await;
     too_many(relayed(&agent).await);
+    drop(only);
+    let mut looks = tokio::time::interval(Duration::from_millis(50));
+    let again = async {
+        while relayed(&agent).await.is_err() {
+            looks.tick().await;
+        }
+    };
+    tokio::time::timeout(SOON, again).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,4 +201,45 @@ async fn who_shows_no_svid_of_the_trust_domain_watches_nothing() {
     }
     assert_eq!(watchers(&mut world).await, 0);
     watch_as(&world, &node, &node.identity).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_back_may_acknowledge_before_anything_is_sent() {
+    let mut world = World::in_memory().await;
+    let mut node = Node::join(&world.token("n1").await).await;
+    world.entry("ending", &["unix:user:ending"], true).await;
+    let begin = node.begin(&["unix:user:ending"], 7, Key::new().spki());
+    let began = node.client.begin_task(begin).await.unwrap().into_inner();
+    let end = task::EndRequest {
+        task_id: began.task.unwrap().id,
+        ..Default::default()
+    };
+    world.admin.revoke_task(end).await.unwrap();
+    let store = world.server.issuer.store();
+    let (identity, position) = (store.identity(), *store.position().borrow());
+    let open = Open {
+        log_id: identity.log.0.to_vec().into(),
+        generation: identity.generation.into(),
+        sequence: position.sequence,
+        log_hash: position.hash.to_vec().into(),
+        nonce: vec![7; 16].into(),
+        ..Default::default()
+    };
+    let applied = Acknowledge {
+        sequence: position.sequence,
+        ..Default::default()
+    };
+    let said = [Message::Open(open), Message::Acknowledge(applied)];
+    let said = said.map(|message| WatchRequest {
+        message: Some(message),
+    });
+    assert!(position.sequence > 0);
+    let address = world.server.watch_address.to_string();
+    let trust_domain = "example.org".parse().unwrap();
+    let channel = crate::node::connect(&node.identity, &node.trust, &trust_domain, &address).await;
+    let mut client = RevocationClient::new(channel);
+    let said = futures::stream::iter(said).chain(futures::stream::pending());
+    let mut frames = client.watch(said).await.unwrap().into_inner();
+    let first = tokio::time::timeout(SOON, frames.message()).await.unwrap();
+    assert!(first.unwrap().is_some());
 }
