@@ -1,5 +1,10 @@
 //! Authority keys and their rotation.
 
+mod audit;
+mod journal;
+
+use std::path::PathBuf;
+
 use clap::{Subcommand, ValueEnum};
 use taskmint_wire::admin;
 
@@ -27,6 +32,14 @@ pub enum Command {
     Retire {
         /// Which one.
         id: String,
+    },
+    /// Compare the signer's journal with the server's records: what was signed without a record,
+    /// gaps, and a journal that was set back.
+    Audit {
+        /// The journal: `signer-journal` in the server's `data_dir`, or
+        /// /var/lib/taskmint-signer/journal. Read on this host.
+        #[arg(long, value_name = "FILE")]
+        journal: PathBuf,
     },
 }
 
@@ -63,6 +76,7 @@ impl Command {
                 let records: Vec<_> = listed.authorities.iter().map(record).collect();
                 return context.out.list(COLUMNS, &records);
             }
+            Self::Audit { journal } => return audit::run(&mut admin, &journal, context).await,
             Self::Prepare { r#use } => {
                 let value = r#use.to_possible_value();
                 let r#use = value

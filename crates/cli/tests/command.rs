@@ -9,13 +9,18 @@
 )]
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use taskmint_client::Endpoint;
+use taskmint_model::SystemEntropy;
+use taskmint_verifier::Trust;
+use taskmint_verifier::watch::{Bundles, Options, Source, SystemClocks, Watch};
 
 /// `taskmint dev`, and what it exported.
 struct Dev {
@@ -321,6 +326,19 @@ fn dev_goes_on_where_it_was_stopped() {
         bundle
     );
     assert_eq!(second.output(&["run", "--", "true"]).status.code(), Some(0));
+    // Both starts of the signer are in one journal, and all that they signed is on record.
+    let journal = folder.path().join("server/signer-journal");
+    let journal = journal.to_str().unwrap();
+    let audit = second.json(&["authority", "audit", "--journal", journal]);
+    assert_eq!(audit["agrees"], true, "{audit}");
+    assert_eq!(audit["signers"].as_array().unwrap().len(), 2);
+    // One that was set back to before the newest head.
+    let written = std::fs::read(journal).unwrap();
+    let short = folder.path().join("short");
+    std::fs::write(&short, &written[..88 * 4]).unwrap();
+    let audit = second.output(&["authority", "audit", "--journal", short.to_str().unwrap()]);
+    assert_eq!(audit.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&audit.stderr).contains("disagree"));
 }
 
 #[test]
@@ -441,4 +459,56 @@ fn an_end_is_waited_for_until_the_agent_has_heard_of_it() {
         (&watcher["lag"], &watcher["waited_for"]),
         (&0.into(), &true.into())
     );
+}
+
+#[test]
+fn who_applied_an_end_behind_the_agent_is_printed_by_whose_word() {
+    let dev = Dev::start(&[]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _in_it = runtime.enter();
+    let _watches = ["verifier-1", "verifier-2"].map(|name| {
+        let socket = |name| PathBuf::from(dev.variable(name).strip_prefix("unix:").unwrap());
+        let source = Source::Relay(socket("TASKMINT_REVOCATION_SOCKET"));
+        let mut options = Options::new("dev.taskmint".parse().unwrap(), source, name);
+        let workload = Endpoint::Unix(socket("SPIFFE_ENDPOINT_SOCKET"));
+        options.bundles = Bundles::WorkloadApi(workload);
+        let (clocks, entropy) = (Arc::new(SystemClocks), Arc::new(SystemEntropy));
+        let trust = Trust::new(Default::default());
+        let watch = Watch::start(options, trust, clocks, entropy).unwrap();
+        let synced = tokio::time::timeout(Duration::from_secs(30), watch.synced());
+        runtime.block_on(synced).unwrap();
+        watch
+    });
+    let behind = |watchers: &Value| {
+        let all = watchers["watchers"].as_array().unwrap();
+        all.iter().filter(|one| !one["relay"].is_null()).count()
+    };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while behind(&dev.json(&["watchers"])) < 2 {
+        assert!(Instant::now() < deadline, "the server is told of both");
+    }
+
+    let complete = format!(
+        "{} task complete --wait -o json",
+        env!("CARGO_BIN_EXE_taskmint")
+    );
+    let run = dev.output(&["run", "--purpose", "own", "--", "sh", "-c", &complete]);
+    let ended: Value = serde_json::from_slice(&run.stdout).unwrap_or_else(|_| panic!("{run:?}"));
+    let receipt = &ended["receipt"];
+    let node = &receipt["applied"][0]["spiffe_id"];
+    assert!(
+        node.as_str().unwrap().contains("/taskmint/node/"),
+        "{ended}"
+    );
+    let mut names = Vec::new();
+    for hearer in receipt["applied_by_relay"].as_array().unwrap() {
+        assert_eq!(&hearer["relay"], node, "{ended}");
+        names.push(hearer["name"].as_str().unwrap());
+    }
+    names.sort_unstable();
+    assert_eq!(names, ["verifier-1", "verifier-2"]);
+    assert_eq!(receipt["not_yet_count"], 0);
+    let said = String::from_utf8_lossy(&run.stderr);
+    let counted = "heard by 3 of 3 (2 by their relay's word)";
+    assert!(said.contains(counted), "{said}");
 }

@@ -277,6 +277,13 @@ impl Admin for AdminService {
         AdminService::list_denials(self, request).await
     }
 
+    async fn list_issuances(
+        &self,
+        request: Request<admin::ListIssuancesRequest>,
+    ) -> Result<Response<admin::ListIssuancesResponse>, Status> {
+        AdminService::list_issuances(self, request).await
+    }
+
     async fn list_audit(
         &self,
         request: Request<admin::ListAuditRequest>,

@@ -60,6 +60,13 @@ pub trait Tasks: Send + Sync + 'static {
     async fn tasks(&self, query: &TaskQuery) -> Result<Page<Task>, StoreError>;
     /// What was minted under the task at a place, oldest first, at most `max`.
     async fn issuances(&self, place: Place, max: usize) -> Result<Vec<Issuance>, StoreError>;
+    /// What was minted and is not swept yet, by place, each with its number in the whole store;
+    /// those after a place and number, at most `max`.
+    async fn all_issuances(
+        &self,
+        after: Option<(Place, u64)>,
+        max: usize,
+    ) -> Result<Vec<(u64, Issuance)>, StoreError>;
     /// A request that was answered before.
     async fn request(&self, key: &RequestKey) -> Result<Option<RequestRecord>, StoreError>;
     /// How many requests are remembered, by caller and bucket. Reads all of them: for a start.

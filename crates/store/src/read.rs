@@ -98,6 +98,35 @@ impl<T: Rows> Tasks for T {
         .await
     }
 
+    async fn all_issuances(
+        &self,
+        after: Option<(Place, u64)>,
+        max: usize,
+    ) -> Result<Vec<(u64, Issuance)>, StoreError> {
+        let after = after.map(|(place, number)| (place.slot(), number));
+        self.read(move |view| {
+            let mut found = Vec::new();
+            if max == 0 {
+                return Ok(found);
+            }
+            let floor = ledger(view)?.floor;
+            view.scan(
+                span::issuances_after(after),
+                &mut |key, row| match (key, row) {
+                    (Key::Issuance(_, number), Row::Issuance(issuance)) => {
+                        if issuance.place.bucket() >= floor {
+                            found.push((number, Arc::unwrap_or_clone(issuance)));
+                        }
+                        Ok(found.len() < max)
+                    }
+                    (key, row) => Err(misplaced(&key, &row)),
+                },
+            )?;
+            Ok(found)
+        })
+        .await
+    }
+
     async fn request(&self, key: &RequestKey) -> Result<Option<RequestRecord>, StoreError> {
         self.peek(|view| {
             let found = rows::request(view, &Key::Request(request_hash(key)))?;

@@ -249,6 +249,12 @@ pub(crate) mod span {
         Key::Issuance(of, 0)..=Key::Issuance(of, u64::MAX)
     }
 
+    /// Those after a slot and a number, to the last.
+    pub(crate) fn issuances_after(after: Option<(Slot, u64)>) -> RangeInclusive<Key> {
+        let (slot, number) = after.unwrap_or((first(0), 0));
+        Key::Issuance(slot, number.saturating_add(1))..=Key::Issuance(last(), u64::MAX)
+    }
+
     pub(crate) fn maps(floor: u32) -> RangeInclusive<Key> {
         Key::Status(floor, 0)..=Key::Status(u32::MAX, u32::MAX)
     }

@@ -1,7 +1,9 @@
 //! Answers out of what the issuer keeps: no lookups, no decisions.
 
 use taskmint_issuer::AuthorityView;
-use taskmint_model::{Bar, Decision, JoinToken, Node, NodeState, Timestamp};
+use taskmint_model::{
+    Bar, CredentialKind, Decision, Issuance, JoinToken, Node, NodeState, Timestamp,
+};
 use taskmint_store::{AuditLine, AuthorityState, KeyUse};
 use taskmint_wire::admin;
 
@@ -92,5 +94,20 @@ pub(super) fn authority(view: &AuthorityView) -> admin::Authority {
         retired_at_ms: millis(record.retired_at),
         expires_at_ms: record.expires_at.millis(),
         needed_until_ms: millis(view.needed_until),
+    }
+}
+
+pub(super) fn issuance(issuance: &Issuance) -> admin::Issuance {
+    admin::Issuance {
+        kind: match issuance.kind {
+            CredentialKind::X509Svid => "x509",
+            CredentialKind::JwtSvid => "jwt",
+        }
+        .to_owned(),
+        serial: issuance.serial.to_vec(),
+        bucket: issuance.place.bucket(),
+        at_ms: issuance.at.millis(),
+        expires_at_ms: issuance.expires_at.millis(),
+        authority_id: issuance.authority.to_string(),
     }
 }

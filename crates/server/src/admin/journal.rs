@@ -36,6 +36,26 @@ impl AdminService {
         Ok(Response::new(admin::ListDenialsResponse { denials }))
     }
 
+    pub(super) async fn list_issuances(
+        &self,
+        request: Request<admin::ListIssuancesRequest>,
+    ) -> Result<Response<admin::ListIssuancesResponse>, Status> {
+        self.access(&request)?.check(Verb::Read, None)?;
+        let ask = request.into_inner();
+        let after = page::read_issuance(&ask.page_token)?;
+        let size = page::size(ask.page_size);
+        let found = self.issuer.store().all_issuances(after, size).await;
+        let found = found.map_err(store)?;
+        let full = found.len() == size;
+        let last = found.last().filter(|_| full);
+        let next_page_token = last.map(|(number, one)| page::write_issuance(one.place, *number));
+        let issuances = found.iter().map(|(_, one)| convert::issuance(one));
+        Ok(Response::new(admin::ListIssuancesResponse {
+            issuances: issuances.collect(),
+            next_page_token: next_page_token.unwrap_or_default(),
+        }))
+    }
+
     pub(super) async fn list_audit(
         &self,
         request: Request<admin::ListAuditRequest>,

@@ -29,6 +29,21 @@ pub(super) fn read(token: &str) -> Result<Option<Place>, BadField> {
         .ok_or_else(|| BadField::new("page_token", "is not one of ours"))
 }
 
+/// After an issuance: its place, and its number in the whole store.
+pub(super) fn write_issuance(place: Place, number: u64) -> String {
+    format!("{number}.{}", write(place))
+}
+
+pub(super) fn read_issuance(token: &str) -> Result<Option<(Place, u64)>, BadField> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let bad = || BadField::new("page_token", "is not one of ours");
+    let (number, place) = token.split_once('.').ok_or_else(bad)?;
+    let place = read(place)?.ok_or_else(bad)?;
+    Ok(Some((place, number.parse().map_err(|_| bad())?)))
+}
+
 /// How many items a page holds that was asked for so.
 pub(super) fn size(asked: u32) -> usize {
     match usize::try_from(asked) {

@@ -76,6 +76,16 @@ impl AdminService {
             nodes_connected: count(connected),
             watchers: count(self.issuer.watchers().count()),
             started_at_ms: self.started_at.millis(),
+            head: self.newest_head(),
+            floor: self.issuer.store().position().borrow().floor,
         }))
+    }
+
+    fn newest_head(&self) -> Vec<u8> {
+        let heads = self.issuer.heads();
+        let head = heads.borrow();
+        head.as_ref()
+            .map(|head| head.body.clone())
+            .unwrap_or_default()
     }
 }

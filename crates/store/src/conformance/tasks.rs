@@ -250,4 +250,21 @@ pub async fn issuances_come_in_order<S: Store>(store: &Arc<S>) {
     assert_eq!(store.issuances(one.place, 0).await.unwrap(), []);
     let unused = store.place(BUCKET).await.unwrap();
     assert_eq!(store.issuances(unused, 9).await.unwrap(), []);
+    let mut all = Vec::new();
+    loop {
+        let after = all
+            .last()
+            .map(|(number, one): &(u64, taskmint_model::Issuance)| (one.place, *number));
+        let page = store.all_issuances(after, 3).await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        all.extend(page);
+    }
+    let of = |place| {
+        let own = all.iter().filter(move |(_, one)| one.place == place);
+        own.map(|(_, one)| one.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(of(one.place), expected);
+    assert_eq!((of(two.place).len(), all.len()), (10, 20));
 }

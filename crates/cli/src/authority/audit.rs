@@ -1,0 +1,124 @@
+//! `taskmint authority audit` (P24).
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
+use taskmint_client::Admin;
+use taskmint_mint::journal::{Entry, What, token_name};
+use taskmint_model::{Clock as _, SystemClock};
+use taskmint_status::Head;
+use taskmint_wire::admin;
+
+use super::journal::{Records, Report};
+use crate::context::Context;
+use crate::exit::Failure;
+use crate::output::{Record, note};
+
+/// Records of one call.
+const PAGE: u32 = 1000;
+
+pub(super) async fn run(
+    admin: &mut Admin,
+    journal: &Path,
+    context: &mut Context,
+) -> Result<(), Failure> {
+    let shown = journal.display();
+    let cannot = |error: std::io::Error| Failure::usage(format!("cannot read `{shown}`: {error}"));
+    let file = File::open(journal).map_err(cannot)?;
+    // The records first, the journal then: what is signed meanwhile is too new to be judged.
+    let records = records(admin).await?;
+    let report = records
+        .judge(&mut BufReader::with_capacity(1 << 20, file))
+        .map_err(cannot)?;
+    context.out.one(&record(&report))?;
+    if !report.is_alarming() {
+        return Ok(());
+    }
+    Err(Failure::Refused {
+        reason: "JOURNAL_DISAGREES".to_owned(),
+        message: "the signer's journal and the server's records disagree".to_owned(),
+    })
+}
+
+async fn records(admin: &mut Admin) -> Result<Records, Failure> {
+    let read_at = SystemClock.now();
+    // The head before the records: the journal, read last, has it for certain.
+    let request = admin::GetStatusRequest {};
+    let status = admin.get_status(request).await?.into_inner();
+    let head = Head::decode(&status.head).ok().map(|head| head.signer);
+    let mut records = Records::new(read_at, status.floor, head);
+    let (mut page_token, mut count) = (String::new(), 0);
+    loop {
+        let request = admin::ListIssuancesRequest {
+            page_size: PAGE,
+            page_token,
+        };
+        let page = admin.list_issuances(request).await?.into_inner();
+        count += page.issuances.len();
+        for issuance in &page.issuances {
+            if let Some((what, name)) = name(issuance) {
+                records.add(what, name);
+            }
+        }
+        if page.next_page_token.is_empty() {
+            return Ok(records);
+        }
+        if count % 100_000 == 0 {
+            note(format_args!("{count} records read"));
+        }
+        page_token = page.next_page_token;
+    }
+}
+
+fn name(issuance: &admin::Issuance) -> Option<(What, [u8; 20])> {
+    let serial: [u8; 20] = issuance.serial.as_slice().try_into().ok()?;
+    match issuance.kind.as_str() {
+        "x509" => Some((What::Certificate, serial)),
+        "jwt" => {
+            let jti = serial.first_chunk::<16>()?;
+            Some((What::Token, token_name(jti, issuance.bucket)))
+        }
+        _ => None,
+    }
+}
+
+fn record(report: &Report) -> Record {
+    let instances = report.instances.iter().map(|one| {
+        let broken = one.broken_at.map_or(String::new(), |at| {
+            format!(", does NOT follow from number {at} on")
+        });
+        format!(
+            "{}: {} signatures, {} to {}{broken}",
+            hex::encode(one.id),
+            one.signatures,
+            one.first_at,
+            one.last_at,
+        )
+    });
+    let names = |entries: &[Entry]| -> Vec<String> { entries.iter().map(in_words).collect() };
+    Record::new()
+        .flag("agrees", !report.is_alarming())
+        .number("signatures", report.signatures)
+        .number("signed_without_record", report.unrecorded_count)
+        .lines("without_record", &names(&report.unrecorded))
+        .number("not_returned", report.unreturned_count)
+        .lines("left_by_a_kill", &names(&report.unreturned))
+        .number("perhaps_issued", report.unsigned)
+        .number("too_new", report.recent)
+        .number("swept", report.expired)
+        .number("torn_octets", report.torn as u64)
+        .text("set_back", report.set_back.unwrap_or_default())
+        .lines("signers", &instances.collect::<Vec<_>>())
+}
+
+fn in_words(entry: &Entry) -> String {
+    let name = hex::encode(entry.link.name);
+    match entry.link.what {
+        What::Token => {
+            let jti = name.get(..32).unwrap_or(&name);
+            format!("token {jti} at {}", entry.at)
+        }
+        _ => format!("certificate {name} at {}", entry.at),
+    }
+}

@@ -1,0 +1,240 @@
+//! What a signer's journal says, judged against records of what was issued (P24). No I/O of its
+//! own but reading.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Read};
+use std::time::Duration;
+
+use taskmint_mint::journal::{ENTRY_LEN, Entry, What, link};
+use taskmint_model::Timestamp;
+use taskmint_status::{Serial, SignerChain};
+
+/// A credential may be recorded this long after it is signed: recording runs beside signing.
+const MEANWHILE: Duration = Duration::from_secs(10);
+
+/// The most names that a report repeats; all are counted.
+const NAMED: usize = 1000;
+
+/// What the server has on record.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    names: HashSet<(What, [u8; 20])>,
+    /// Buckets below are swept, records and all.
+    floor: u32,
+    /// When reading them began.
+    read_at: Timestamp,
+    /// What the newest head says of the signer.
+    head: Option<SignerChain>,
+    found: HashSet<(What, [u8; 20])>,
+}
+
+/// What there is to say.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    pub(super) signatures: u64,
+    pub(super) instances: Vec<Instance>,
+    /// Signed without a record: somebody has a credential that nobody decided on.
+    pub(super) unrecorded: Vec<Entry>,
+    pub(super) unrecorded_count: u64,
+    /// Signed in the last seconds of an instance, and not recorded: it was killed in between, and
+    /// the credential most likely never left.
+    pub(super) unreturned: Vec<Entry>,
+    pub(super) unreturned_count: u64,
+    /// Too new to be judged.
+    pub(super) recent: u64,
+    /// Their records are swept.
+    pub(super) expired: u64,
+    /// On record, but in no journal: perhaps issued, by a journal that is not this one.
+    pub(super) unsigned: u64,
+    /// The journal ends before the newest head, or contradicts it.
+    pub(super) set_back: Option<&'static str>,
+    /// Octets at the end that are no whole entry.
+    pub(super) torn: usize,
+}
+
+/// One start of the signer.
+#[derive(Debug)]
+pub(super) struct Instance {
+    pub(super) id: [u8; 16],
+    pub(super) first_at: Timestamp,
+    pub(super) last_at: Timestamp,
+    pub(super) signatures: u64,
+    /// The first counter that is missing, repeated, or whose hash does not follow.
+    pub(super) broken_at: Option<u64>,
+    hash: [u8; 32],
+    head_seen: bool,
+    /// Not on record: judged when it is known when the instance ended.
+    open: Vec<Entry>,
+}
+
+impl Records {
+    /// None yet, of a server whose newest head says `head`.
+    pub(super) fn new(read_at: Timestamp, floor: u32, head: Option<SignerChain>) -> Self {
+        Self {
+            floor,
+            read_at,
+            head,
+            ..Self::default()
+        }
+    }
+
+    /// One record: a certificate's serial, or a token's `jti` and bucket.
+    pub(super) fn add(&mut self, what: What, name: [u8; 20]) {
+        self.names.insert((what, name));
+    }
+
+    /// Reads a journal to its end.
+    ///
+    /// # Errors
+    /// When it can't be read, or is no journal.
+    pub(super) fn judge(mut self, journal: &mut impl Read) -> io::Result<Report> {
+        let mut report = Report::default();
+        let mut by_id: HashMap<[u8; 16], usize> = HashMap::new();
+        let mut octets = [0; ENTRY_LEN];
+        loop {
+            match fill(journal, &mut octets)? {
+                0 => break,
+                ENTRY_LEN => {}
+                torn => {
+                    report.torn = torn;
+                    break;
+                }
+            }
+            let entry = Entry::decode(&octets).map_err(|bad| {
+                let at = report.signatures;
+                io::Error::new(io::ErrorKind::InvalidData, format!("entry {at}: {bad}"))
+            })?;
+            report.signatures += 1;
+            let known = report.instances.len();
+            let at = *by_id.entry(entry.link.tail.instance).or_insert(known);
+            if at == known {
+                report.instances.push(Instance::new(&entry));
+            }
+            if let Some(instance) = report.instances.get_mut(at) {
+                instance.follow(&entry, self.head.as_ref());
+                if self.needs_record(&entry, &mut report.expired) {
+                    instance.open.push(entry);
+                }
+            }
+        }
+        self.close(&mut report);
+        Ok(report)
+    }
+
+    /// Whether an entry must have a record and has none.
+    fn needs_record(&mut self, entry: &Entry, expired: &mut u64) -> bool {
+        let (what, name) = (entry.link.what, entry.link.name);
+        let bucket = match what {
+            What::Certificate => match Serial::decode(&name) {
+                Ok(serial) => serial.slot.bucket(),
+                // The authority's own: `authority list` has them.
+                Err(_) => return false,
+            },
+            What::Token => {
+                let [.., a, b, c, d] = name;
+                u32::from_be_bytes([a, b, c, d])
+            }
+            What::Head | What::Checkpoint | What::Crl | What::StatusList => return false,
+        };
+        if self.names.contains(&(what, name)) {
+            self.found.insert((what, name));
+            return false;
+        }
+        let over = bucket < self.floor;
+        *expired += u64::from(over);
+        !over
+    }
+
+    fn close(self, report: &mut Report) {
+        let last = self.read_at - MEANWHILE;
+        for instance in &mut report.instances {
+            let ended = instance.last_at;
+            for entry in instance.open.drain(..) {
+                if entry.at >= last {
+                    report.recent += 1;
+                } else if ended.since(entry.at) < MEANWHILE {
+                    report.unreturned_count += 1;
+                    keep(&mut report.unreturned, entry);
+                } else {
+                    report.unrecorded_count += 1;
+                    keep(&mut report.unrecorded, entry);
+                }
+            }
+        }
+        report.unsigned = (self.names.len() - self.found.len()) as u64;
+        report.set_back = match self.head {
+            Some(head) => match report.instances.iter().find(|own| own.id == head.instance) {
+                None => Some("the newest head is of a signer that is not in the journal"),
+                Some(own) if !own.head_seen && own.signatures >= head.counter => {
+                    Some("the newest head says something else than the journal")
+                }
+                Some(own) if !own.head_seen => Some("the journal ends before the newest head"),
+                Some(_) => None,
+            },
+            None => None,
+        };
+    }
+}
+
+impl Report {
+    /// Whether somebody must look.
+    pub(super) fn is_alarming(&self) -> bool {
+        self.unrecorded_count > 0
+            || self.set_back.is_some()
+            || self.instances.iter().any(|one| one.broken_at.is_some())
+    }
+}
+
+impl Instance {
+    fn new(first: &Entry) -> Self {
+        Self {
+            id: first.link.tail.instance,
+            first_at: first.at,
+            last_at: first.at,
+            signatures: 0,
+            broken_at: None,
+            hash: [0; 32],
+            head_seen: false,
+            open: Vec::new(),
+        }
+    }
+
+    fn follow(&mut self, entry: &Entry, head: Option<&SignerChain>) {
+        let mut tail = entry.link.tail;
+        let stated = std::mem::replace(&mut tail.hash, self.hash);
+        let follows = tail.counter == self.signatures + 1
+            && link(&tail, entry.link.what, &entry.link.name) == stated;
+        if !follows && self.broken_at.is_none() {
+            self.broken_at = Some(self.signatures + 1);
+        }
+        self.signatures += 1;
+        self.hash = stated;
+        self.last_at = self.last_at.max(entry.at);
+        self.head_seen |= head.is_some_and(|head| {
+            head.instance == self.id && head.counter == tail.counter && head.hash == stated
+        });
+    }
+}
+
+fn keep(list: &mut Vec<Entry>, entry: Entry) {
+    if list.len() < NAMED {
+        list.push(entry);
+    }
+}
+
+/// Fills as much of `into` as there is.
+fn fill(from: &mut impl Read, into: &mut [u8; ENTRY_LEN]) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = into.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match from.read(rest) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests;

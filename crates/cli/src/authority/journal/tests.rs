@@ -1,0 +1,164 @@
+use taskmint_mint::SignerTail;
+use taskmint_mint::journal::{Link, token_name};
+use taskmint_status::{Generation, Slot};
+
+use super::*;
+
+const NOW: u64 = 1_000_000_000_000;
+const BUCKET: u32 = 500_000;
+
+/// A journal as a signer writes it.
+struct Written {
+    tail: SignerTail,
+    octets: Vec<u8>,
+}
+
+impl Written {
+    fn by(instance: u8) -> Self {
+        Self {
+            tail: SignerTail {
+                instance: [instance; 16],
+                counter: 0,
+                hash: [0; 32],
+            },
+            octets: Vec::new(),
+        }
+    }
+
+    fn sign(&mut self, what: What, name: [u8; 20], seconds_ago: u64) {
+        self.tail.counter += 1;
+        self.tail.hash = link(&self.tail, what, &name);
+        let link = Link {
+            tail: self.tail,
+            what,
+            name,
+        };
+        let at = Timestamp::from_millis(NOW) - Duration::from_secs(seconds_ago);
+        self.octets.extend_from_slice(&Entry { link, at }.encode());
+    }
+
+    fn head(&self) -> SignerChain {
+        SignerChain {
+            instance: self.tail.instance,
+            counter: self.tail.counter,
+            hash: self.tail.hash,
+        }
+    }
+}
+
+fn serial(number: u8) -> [u8; 20] {
+    Serial {
+        generation: Generation::FIRST,
+        slot: Slot::new(BUCKET, number.into()).unwrap(),
+        random: [number; 9],
+    }
+    .encode()
+}
+
+fn records(of: &[(What, [u8; 20])], head: Option<SignerChain>) -> Records {
+    let mut records = Records::new(Timestamp::from_millis(NOW), BUCKET, head);
+    of.iter().for_each(|(what, name)| records.add(*what, *name));
+    records
+}
+
+fn judged(records: Records, journal: &[u8]) -> Report {
+    records.judge(&mut &*journal).unwrap()
+}
+
+#[test]
+fn a_journal_and_records_that_agree_alarm_nobody() {
+    let mut journal = Written::by(1);
+    let token = token_name(&[7; 16], BUCKET);
+    journal.sign(What::Certificate, serial(1), 100);
+    journal.sign(What::Token, token, 90);
+    journal.sign(What::Head, [0; 20], 80);
+    let own = [(What::Certificate, serial(1)), (What::Token, token)];
+    let report = judged(records(&own, Some(journal.head())), &journal.octets);
+    assert!(!report.is_alarming());
+    assert_eq!((report.signatures, report.unsigned), (3, 0));
+}
+
+#[test]
+fn what_was_signed_without_a_record_is_named() {
+    let mut journal = Written::by(1);
+    journal.sign(What::Certificate, serial(1), 100);
+    journal.sign(What::Certificate, serial(2), 90);
+    journal.sign(What::Head, [0; 20], 20);
+    let own = [(What::Certificate, serial(2))];
+    let report = judged(records(&own, Some(journal.head())), &journal.octets);
+    assert!(report.is_alarming());
+    let named: Vec<_> = report.unrecorded.iter().map(|e| e.link.name).collect();
+    assert_eq!(named, [serial(1)]);
+}
+
+#[test]
+fn what_a_kill_left_behind_is_listed_and_alarms_nobody() {
+    let (mut killed, mut next) = (Written::by(1), Written::by(2));
+    killed.sign(What::Head, [0; 20], 300);
+    killed.sign(What::Certificate, serial(1), 295);
+    next.sign(What::Head, [0; 20], 100);
+    let journal = [killed.octets.as_slice(), &next.octets].concat();
+    let report = judged(records(&[], Some(next.head())), &journal);
+    assert!(!report.is_alarming());
+    assert_eq!((report.unreturned_count, report.unrecorded_count), (1, 0));
+    assert_eq!(report.unreturned[0].link.name, serial(1));
+}
+
+#[test]
+fn what_is_being_issued_is_too_new_to_be_judged() {
+    let mut journal = Written::by(1);
+    journal.sign(What::Certificate, serial(1), 1);
+    let report = judged(records(&[], Some(journal.head())), &journal.octets);
+    assert_eq!((report.recent, report.is_alarming()), (1, false));
+}
+
+#[test]
+fn gaps_and_changed_entries_are_found() {
+    let mut journal = Written::by(1);
+    (0..4).for_each(|_| journal.sign(What::Head, [0; 20], 100));
+    let mut gap = journal.octets.clone();
+    gap.drain(ENTRY_LEN..2 * ENTRY_LEN);
+    let report = judged(records(&[], None), &gap);
+    assert_eq!(report.instances[0].broken_at, Some(2));
+    let mut changed = journal.octets.clone();
+    changed[2 * ENTRY_LEN + 30] ^= 1;
+    let report = judged(records(&[], None), &changed);
+    assert_eq!(report.instances[0].broken_at, Some(3));
+    assert!(report.is_alarming());
+}
+
+#[test]
+fn a_journal_that_was_set_back_contradicts_the_newest_head() {
+    let mut journal = Written::by(1);
+    (0..4).for_each(|_| journal.sign(What::Head, [0; 20], 100));
+    let head = Some(journal.head());
+    let short = &journal.octets[..3 * ENTRY_LEN];
+    assert!(judged(records(&[], head), short).set_back.is_some());
+    assert!(judged(records(&[], head), &[]).set_back.is_some());
+    let mut other = Written::by(1);
+    (0..5).for_each(|_| other.sign(What::Head, [1; 20], 100));
+    assert!(judged(records(&[], head), &other.octets).set_back.is_some());
+    assert!(
+        judged(records(&[], head), &journal.octets)
+            .set_back
+            .is_none()
+    );
+}
+
+#[test]
+fn a_torn_end_is_said_and_what_is_swept_is_not_asked_for() {
+    let mut journal = Written::by(1);
+    let old = token_name(&[7; 16], BUCKET - 1);
+    journal.sign(What::Token, old, 100);
+    let mut octets = journal.octets.clone();
+    octets.extend_from_slice(&[0; 5]);
+    let report = judged(records(&[], None), &octets);
+    assert_eq!((report.torn, report.expired), (5, 1));
+    assert!(!report.is_alarming());
+}
+
+#[test]
+fn what_is_no_journal_is_an_error() {
+    let nonsense = [9; 2 * ENTRY_LEN];
+    assert!(records(&[], None).judge(&mut &nonsense[..]).is_err());
+}
