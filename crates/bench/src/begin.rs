@@ -9,6 +9,7 @@ use anyhow::{Context as _, ensure};
 use taskmint_client::{Endpoint, SecurityHeader};
 use taskmint_wire::task;
 use taskmint_wire::task::tasks_client::TasksClient;
+use tokio::task::JoinSet;
 
 use crate::agent::Agent;
 use crate::figure::{Bar, Figure};
@@ -20,6 +21,9 @@ use crate::world::{World, entry};
 
 /// Begins that are not counted.
 const WARM_UP: u32 = 20;
+
+/// Callers of `begin-64`.
+const CALLERS: u32 = 64;
 
 pub(crate) async fn measure(span: Duration) -> anyhow::Result<Vec<Figure>> {
     let mut figures = by_agent(span).await?;
@@ -90,6 +94,56 @@ async fn by_node(span: Duration) -> anyhow::Result<Vec<Figure>> {
     }
     world.stop().await?;
     figures("begin at the server", &begins, &syncs)
+}
+
+/// 64 callers at a time, by one node.
+pub(crate) async fn crowd(span: Duration) -> anyhow::Result<Vec<Figure>> {
+    let mut world = World::start().await?;
+    world.create(vec![entry("me", UID, false)]).await?;
+    let node = Node::join(&world.join_string("n1").await?).await?;
+    let mut disk = Disk::new(world.folder())?;
+    let mut syncs = Samples::default();
+    for _ in 0..200 {
+        syncs.add(disk.sync()?);
+    }
+    let mut running = JoinSet::new();
+    let begun = Instant::now();
+    for caller in 0..CALLERS {
+        let mut node = node.clone();
+        running.spawn(async move {
+            let mut begins = Samples::default();
+            let mut count = 0;
+            while begun.elapsed() < span {
+                let started = Instant::now();
+                let workload = node.begin(1000 + caller + CALLERS * count).await?;
+                let took = started.elapsed();
+                node.complete(&workload).await?;
+                if count >= WARM_UP {
+                    begins.add(took);
+                }
+                count += 1;
+            }
+            anyhow::Ok(begins)
+        });
+    }
+    let mut begins = Samples::default();
+    while let Some(done) = running.join_next().await {
+        begins.extend(done.context("a caller panicked")??);
+    }
+    world.stop().await?;
+    let sync = syncs.percentile(50.0)?;
+    let rate = begins.count() as f64 / begun.elapsed().as_secs_f64();
+    let at = |percent| {
+        let name = format!("begin-64 p{percent}");
+        anyhow::Ok(
+            Figure::new(name, begins.percentile(percent)?, "ms").floor("fdatasync p50", sync),
+        )
+    };
+    Ok(vec![
+        at(50.0)?,
+        at(99.0)?.bar(Bar::RatioAtMost(10.0)),
+        Figure::new("begin-64 begins and ends", rate, "/s"),
+    ])
 }
 
 /// Both percentiles against the median sync: a slow sync excuses nobody's slow begin.

@@ -59,6 +59,37 @@ pub(crate) fn processor_time() -> anyhow::Result<Duration> {
     ticks(rest.split_whitespace().skip(11).take(4))
 }
 
+/// Processor time that this process and its signers have used.
+pub(crate) fn issuing_time() -> anyhow::Result<Duration> {
+    let mut sum = processor_time()?;
+    for pid in signers()? {
+        sum += processor_time_of(pid)?;
+    }
+    Ok(sum)
+}
+
+/// The signers that this process started.
+fn signers() -> anyhow::Result<Vec<u32>> {
+    let own = std::process::id().to_string();
+    let mut found = Vec::new();
+    for process in fs::read_dir("/proc")? {
+        let name = process?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // One that has ended meanwhile is no signer.
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let Some((name, rest)) = stat.rsplit_once(')') else {
+            continue;
+        };
+        let parent = rest.split_whitespace().nth(1);
+        if name.ends_with("(taskmint-signer") && parent == Some(own.as_str()) {
+            found.push(pid);
+        }
+    }
+    Ok(found)
+}
+
 /// Processor time that a process has used, without its children.
 pub(crate) fn processor_time_of(pid: u32) -> anyhow::Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;

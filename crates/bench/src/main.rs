@@ -85,9 +85,13 @@ struct Run {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Name {
     Begin,
+    #[value(name = "begin-64")]
+    BeginCrowd,
     MintUnary,
     MintBatch,
     JwtBatch,
+    SignerTax,
+    Durability,
     End,
     Entry,
     Entries,
@@ -104,11 +108,14 @@ enum Name {
 }
 
 impl Name {
-    const EACH: [Self; 16] = [
+    const EACH: [Self; 19] = [
         Self::Begin,
+        Self::BeginCrowd,
         Self::MintUnary,
         Self::MintBatch,
         Self::JwtBatch,
+        Self::SignerTax,
+        Self::Durability,
         Self::End,
         Self::Entry,
         Self::Entries,
@@ -126,11 +133,14 @@ impl Name {
     fn about(self) -> &'static str {
         match self {
             Self::Begin => "begin -> SVID in hand, one caller, against one fdatasync",
+            Self::BeginCrowd => "begin -> SVID in hand, 64 callers, against one fdatasync",
             Self::MintUnary => {
                 "durable X.509-SVIDs per second, one a call, 64 callers, against raw signing"
             }
             Self::MintBatch => "durable X.509-SVIDs per second, batched, against raw signing",
             Self::JwtBatch => "durable JWT-SVIDs per second, batched, against raw signing",
+            Self::SignerTax => "mint-batch through the signer, against signing in process",
+            Self::Durability => "mint-batch, against the same where a sync costs nothing",
             Self::End => "complete -> refused at one verifier",
             Self::Entry => "entry create -> SVID in hand on an open stream, and delete -> gone",
             Self::Entries => "entries created per second, in batches",
@@ -160,9 +170,12 @@ impl Name {
     async fn measure(self, span: Duration, watchers: usize) -> anyhow::Result<Vec<Figure>> {
         match self {
             Self::Begin => begin::measure(span).await,
+            Self::BeginCrowd => begin::crowd(span).await,
             Self::MintUnary => mint::unary(span).await,
             Self::MintBatch => mint::batch(span).await,
             Self::JwtBatch => mint::jwt_batch(span).await,
+            Self::SignerTax => mint::signer_tax(span).await,
+            Self::Durability => mint::durability(span).await,
             Self::End => end::measure(span).await,
             Self::Entry => entry::stream(span).await,
             Self::Entries => entry::rate(span).await,

@@ -19,6 +19,7 @@ use crate::key::Key;
 pub(crate) const UID: u32 = 1000;
 
 /// An attested node.
+#[derive(Clone)]
 pub(crate) struct Node {
     pub(crate) trust: Trust,
     pub(crate) bundle: Bundle,

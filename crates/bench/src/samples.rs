@@ -14,6 +14,16 @@ impl Samples {
         self.0.push(sample);
     }
 
+    /// Those of another.
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The smallest time that `percent` of all do not exceed (nearest rank), in milliseconds.
     ///
     /// # Errors

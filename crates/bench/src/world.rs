@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use taskmint_authority::InProcess;
 use taskmint_client::{Admin, Endpoint};
 use taskmint_config::{Overrides, ServerConfig};
 use taskmint_daemon::{Shutdown, Tasks};
@@ -18,6 +19,15 @@ use crate::agent::PATIENCE;
 /// What is asked here is as much as the server can do, not as much as it lets one node ask.
 const UNLIMITED: &str = "[rate_limits.per_node]\nper_second = 1000000\nburst = 1000000\n\
                          [rate_limits.per_caller]\nper_second = 1000000\nburst = 1000000\n";
+
+/// Where a world differs from what operators run.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Kind {
+    /// Signs in this process: to see what the signer costs.
+    pub(crate) own_keys: bool,
+    /// State is in memory that looks like a disk, where a sync costs nothing.
+    pub(crate) no_sync: bool,
+}
 
 /// A running server, over RocksDB.
 pub(crate) struct World {
@@ -35,7 +45,15 @@ impl World {
 
     /// One whose configuration has these tables, too.
     pub(crate) async fn start_with(tables: &str) -> anyhow::Result<Self> {
-        let folder = Arc::new(TempDir::with_prefix("taskmint-bench-")?);
+        Self::of(Kind::default(), tables).await
+    }
+
+    /// One that differs from what operators run.
+    pub(crate) async fn of(kind: Kind, tables: &str) -> anyhow::Result<Self> {
+        let folder = Arc::new(match kind.no_sync {
+            true => TempDir::with_prefix_in("taskmint-bench-", "/dev/shm")?,
+            false => TempDir::with_prefix("taskmint-bench-")?,
+        });
         let text = format!(
             "trust_domain = \"example.org\"\ndata_dir = \"{}\"\nlisten = \"127.0.0.1:0\"\n\
              watch_listen = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\ngrace = \"1s\"\n\
@@ -45,7 +63,13 @@ impl World {
         let config = ServerConfig::parse(&text, "bench", &Overrides::none())
             .map_err(|mistakes| anyhow::anyhow!("{mistakes}"))?;
         let tasks = Tasks::new(Shutdown::new());
-        let server = Server::new(config, Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let mut server = Server::new(config, Arc::new(SystemClock), Arc::new(SystemEntropy));
+        if kind.own_keys {
+            server = server.with_authority(Box::new(|policy, _| {
+                let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+                Ok(Arc::new(InProcess::in_memory(policy, clock, entropy)))
+            }));
+        }
         let server = server.bind().await?.serve(&tasks).await?;
         let endpoint = Endpoint::Unix(server.admin_socket.clone());
         let admin = Admin::new(taskmint_client::connect(&endpoint).await?);
