@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use sha2::{Digest, Sha256};
 use taskmint_id::SpiffeId;
 use taskmint_lifecycle as lifecycle;
@@ -68,6 +69,13 @@ impl X509Plan {
     }
 }
 
+/// A credential that is decided on, but neither recorded nor signed.
+struct Plan {
+    task: Task,
+    record: Issuance,
+    request: Request,
+}
+
 impl Issuer {
     /// Mints an X.509-SVID for a live task; `node`, if given, must hold it.
     ///
@@ -79,36 +87,30 @@ impl Issuer {
         id: TaskId,
         key: PublicKey,
     ) -> Result<MintedX509, Refused> {
-        let task = self.mintable(node, id).await?;
-        let now = self.clock.now();
-        let entry = self.entry_of(&task);
-        let plan = self.plan_x509(&task, entry.as_deref(), key, now)?;
-        let record = plan.record(&task);
-        let (recorded, signed) =
-            tokio::join!(self.record(&task, record, now), self.sign_x509(plan));
-        recorded?;
-        signed
+        one(self.mint_x509_batch(node, vec![(id, key)]).await)
     }
 
-    /// Mints many at once, one answer for each, in order: concurrently, so that one synced write
-    /// serves them all.
+    /// Mints many at once, one answer for each, in order: all are signed together, and one synced
+    /// write serves them all.
     pub async fn mint_x509_batch(
-        self: &Arc<Self>,
-        node: &SpiffeId,
+        &self,
+        node: Option<&SpiffeId>,
         items: Vec<(TaskId, PublicKey)>,
     ) -> Vec<Result<MintedX509, Refused>> {
-        let mut running = Vec::with_capacity(items.len());
+        let mut plans = Vec::with_capacity(items.len());
         for (id, key) in items {
-            let (issuer, node) = (Arc::clone(self), node.clone());
-            running.push(tokio::spawn(async move {
-                issuer.mint_x509(Some(&node), id, key).await
-            }));
+            plans.push(self.plan_svid(node, id, key).await);
         }
-        let mut results = Vec::with_capacity(running.len());
-        for result in running {
-            results.push(result.await.unwrap_or_else(|_| Err(Refused::busy())));
-        }
-        results
+        let minted = self.mint(plans).await.into_iter();
+        let minted = minted.map(|minted| {
+            let (record, signed) = minted?;
+            Ok(MintedX509 {
+                certificate: signed.bytes,
+                serial: record.serial,
+                expires_at: record.expires_at,
+            })
+        });
+        minted.collect()
     }
 
     /// Mints a JWT-SVID for a live task.
@@ -122,6 +124,98 @@ impl Issuer {
         id: TaskId,
         audiences: Vec<String>,
     ) -> Result<MintedJwt, Refused> {
+        one(self.mint_jwt_batch(node, vec![(id, audiences)]).await)
+    }
+
+    /// Mints many at once, as [`Self::mint_x509_batch`] does.
+    pub async fn mint_jwt_batch(
+        &self,
+        node: Option<&SpiffeId>,
+        items: Vec<(TaskId, Vec<String>)>,
+    ) -> Vec<Result<MintedJwt, Refused>> {
+        let mut plans = Vec::with_capacity(items.len());
+        for (id, audiences) in items {
+            plans.push(self.plan_jwt(node, id, audiences).await);
+        }
+        let minted = self.mint(plans).await.into_iter();
+        let minted = minted.map(|minted| {
+            let (record, signed) = minted?;
+            let token = String::from_utf8(signed.bytes).map_err(|_| {
+                let message = "the token is no text";
+                Refused::new(RefusalKind::Internal, "AUTHORITY_FAILED", message)
+            })?;
+            Ok(MintedJwt {
+                token,
+                expires_at: record.expires_at,
+            })
+        });
+        minted.collect()
+    }
+
+    /// Signs and records what was decided on, beside each other (P28). Only what is both is given.
+    async fn mint(
+        &self,
+        plans: Vec<Result<Plan, Refused>>,
+    ) -> Vec<Result<(Issuance, Signed), Refused>> {
+        let (mut requests, mut records) = (Vec::new(), Vec::new());
+        let planned = plans.into_iter().map(|plan| {
+            let plan = plan?;
+            requests.push(plan.request);
+            records.push((plan.task, plan.record.clone()));
+            Ok(plan.record)
+        });
+        let planned: Vec<Result<Issuance, Refused>> = planned.collect();
+        if requests.is_empty() {
+            return planned
+                .into_iter()
+                .filter_map(Result::err)
+                .map(Err)
+                .collect();
+        }
+        let now = self.clock.now();
+        let recording = join_all(
+            records
+                .iter()
+                .map(|(task, record)| self.record(task, record.clone(), now)),
+        );
+        let (recorded, signed) = tokio::join!(recording, self.authority.issue(requests));
+        let mut results = recorded.into_iter().zip(signed);
+        let minted = planned.into_iter().map(|planned| {
+            let record = planned?;
+            let (recorded, signed) = results.next().ok_or_else(Refused::busy)?;
+            recorded?;
+            let signed = signed?;
+            // A rotation came in between: by its record it would be on the other CA's list (P22).
+            if record.kind == CredentialKind::X509Svid && signed.authority != record.authority {
+                return Err(Refused::busy());
+            }
+            Ok((record, signed))
+        });
+        minted.collect()
+    }
+
+    async fn plan_svid(
+        &self,
+        node: Option<&SpiffeId>,
+        id: TaskId,
+        key: PublicKey,
+    ) -> Result<Plan, Refused> {
+        let task = self.mintable(node, id).await?;
+        let entry = self.entry_of(&task);
+        let plan = self.plan_x509(&task, entry.as_deref(), key, self.clock.now())?;
+        Ok(Plan {
+            record: plan.record(&task),
+            request: Request::X509(plan.request),
+            task,
+        })
+    }
+
+    async fn plan_jwt(
+        &self,
+        node: Option<&SpiffeId>,
+        id: TaskId,
+        audiences: Vec<String>,
+    ) -> Result<Plan, Refused> {
         let task = self.mintable(node, id).await?;
         if let Some(audience) = audiences
             .iter()
@@ -161,18 +255,10 @@ impl Issuer {
             expires_at: lifetime.not_after,
             status_uri: self.status_uri(task.place),
         });
-        let (recorded, signed) = tokio::join!(self.record(&task, record, now), self.sign(request));
-        recorded?;
-        let token = String::from_utf8(signed?.bytes).map_err(|_| {
-            Refused::new(
-                RefusalKind::Internal,
-                "AUTHORITY_FAILED",
-                "the token is no text",
-            )
-        })?;
-        Ok(MintedJwt {
-            token,
-            expires_at: lifetime.not_after,
+        Ok(Plan {
+            task,
+            record,
+            request,
         })
     }
 
@@ -302,4 +388,9 @@ impl Issuer {
             place.bucket()
         ))
     }
+}
+
+/// The only one.
+fn one<T>(mut minted: Vec<Result<T, Refused>>) -> Result<T, Refused> {
+    minted.pop().unwrap_or_else(|| Err(Refused::busy()))
 }

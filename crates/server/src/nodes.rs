@@ -315,7 +315,7 @@ impl Nodes for NodeService {
         for item in &asked {
             items.push((field("task_id", &item.task_id)?, public_key(&item.spki)?));
         }
-        let minted = self.issuer.mint_x509_batch(&node.id, items).await;
+        let minted = self.issuer.mint_x509_batch(Some(&node.id), items).await;
         let results = minted.into_iter().map(|result| match result {
             Ok(svid) => node::mint_x509_response::Result {
                 certificate: svid.certificate,
@@ -339,28 +339,23 @@ impl Nodes for NodeService {
         let node = self.node(&request).await?;
         let asked = request.into_inner().items;
         bounded_batch(asked.len())?;
-        let mut running = Vec::with_capacity(asked.len());
+        let mut items = Vec::with_capacity(asked.len());
         for item in asked {
-            let id = field("task_id", &item.task_id)?;
-            let (issuer, node) = (Arc::clone(&self.issuer), node.id.clone());
-            running.push(tokio::spawn(async move {
-                issuer.mint_jwt(Some(&node), id, item.audience).await
-            }));
+            items.push((field("task_id", &item.task_id)?, item.audience));
         }
-        let mut results = Vec::with_capacity(running.len());
-        for minted in running {
-            results.push(match minted.await.unwrap_or_else(|_| Err(panicked())) {
-                Ok(minted) => node::mint_jwt_response::Result {
-                    token: minted.token,
-                    expires_at_ms: minted.expires_at.millis(),
-                    refusal: None,
-                },
-                Err(refused) => node::mint_jwt_response::Result {
-                    refusal: Some(refusal(refused)),
-                    ..Default::default()
-                },
-            });
-        }
+        let minted = self.issuer.mint_jwt_batch(Some(&node.id), items).await;
+        let results = minted.into_iter().map(|result| match result {
+            Ok(minted) => node::mint_jwt_response::Result {
+                token: minted.token,
+                expires_at_ms: minted.expires_at.millis(),
+                refusal: None,
+            },
+            Err(refused) => node::mint_jwt_response::Result {
+                refusal: Some(refusal(refused)),
+                ..Default::default()
+            },
+        });
+        let results = results.collect();
         Ok(Response::new(node::MintJwtResponse { results }))
     }
 
@@ -548,14 +543,6 @@ fn bounded_batch(len: usize) -> Result<(), Status> {
         return Err(BadField::new("items", why).into());
     }
     Ok(())
-}
-
-fn panicked() -> Refused {
-    Refused::new(
-        RefusalKind::Internal,
-        "FAULT",
-        "a fault of ours; it is in the log",
-    )
 }
 
 fn connection<T>(request: &Request<T>) -> Result<Connection, Status> {

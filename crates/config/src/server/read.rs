@@ -191,15 +191,12 @@ impl Keys {
             passphrase_file = None;
         }
         match kind {
-            _ if elsewhere => {
-                if is_given {
-                    reader.mistake(
-                        "sealing_key_file",
-                        "contradicts `signer.socket`: that signer has a sealing key of its own, and \
-                         this process must not be able to read it",
-                    );
-                }
-            }
+            _ if elsewhere && is_given => reader.mistake(
+                "sealing_key_file",
+                "contradicts `signer.socket`: that signer has a sealing key of its own, and this \
+                 process must not be able to read it",
+            ),
+            _ if elsewhere => {}
             KeyKind::Memory if is_given => reader.mistake(
                 "sealing_key_file",
                 "contradicts `keys.kind = \"memory\"`, which keeps no keys: remove one of them",
