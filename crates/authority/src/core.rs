@@ -115,7 +115,12 @@ impl Core {
         now: Timestamp,
     ) -> Result<Prepared, Refusal> {
         self.policy.check_clock(now, self.clock.now())?;
-        let (key, prepared) = self.make(kind, id, now, &self.keys.load())?;
+        let ring = self.keys.load();
+        // Before a certificate is signed for it, which would be counted and never seen.
+        if ring.get(id).is_ok() {
+            return Err(Refusal::Authority(id));
+        }
+        let (key, prepared) = self.make(kind, id, now, &ring)?;
         self.change(|old| old.with(key))?;
         Ok(prepared)
     }

@@ -92,7 +92,7 @@ impl LogState {
     }
 
     fn append(&mut self, record: &Record) -> Result<(), Refusal> {
-        if record.sequence != self.sequence + 1 {
+        if self.sequence.checked_add(1) != Some(record.sequence) {
             return Err(Refusal::Log {
                 at: self.sequence,
                 to: record.sequence,
