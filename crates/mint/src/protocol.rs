@@ -124,7 +124,7 @@ pub enum Given {
 /// A frame of the server, or of the signer, with its number.
 #[derive(Debug, Clone)]
 pub struct Numbered<T> {
-    /// Never used twice on a connection; the answer repeats it.
+    /// Counts the frames of a connection, from 1; the answer repeats it. 0 answers no frame.
     pub id: u64,
     /// What it says.
     pub what: T,

@@ -27,8 +27,11 @@ use crate::request::{Facts, Grant, LogKeyRequest, Refusal, Request};
 use line::Line;
 use sample::Sampler;
 
-/// How long a signer may take to say who it is, and a load to be done.
+/// How long a signer may take to say who it is, and to answer anything at all.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether the signer still answers.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The pause before a signer that failed is started again, and the longest one.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
@@ -68,6 +71,9 @@ pub enum LossReason {
     /// It closed the connection, or the connection broke.
     #[error("it is gone")]
     Gone(#[source] io::Error),
+    /// It has the connection, and does not answer.
+    #[error("it does not answer")]
+    Silent,
     /// It sent what it should not have.
     #[error("it sent nonsense: {0}")]
     Nonsense(String),
@@ -96,6 +102,8 @@ struct Shared {
 enum Phase {
     /// There is none; why, if one was tried.
     Away(Option<String>),
+    /// There is one that refuses to serve this server, and will again.
+    Refuses(String),
     /// It has no keys yet.
     Empty(Arc<Opened>),
     /// It signs.
@@ -124,7 +132,7 @@ impl Remote {
     /// What the signer said of itself, if there is one.
     pub fn opened(&self) -> Option<Arc<Opened>> {
         match &*self.shared.phase.borrow() {
-            Phase::Away(_) => None,
+            Phase::Away(_) | Phase::Refuses(_) => None,
             Phase::Empty(opened) | Phase::Loaded(opened) => Some(Arc::clone(opened)),
         }
     }
@@ -154,7 +162,7 @@ impl Remote {
             _ => {
                 drop(waited);
                 let last = match &*self.shared.phase.borrow() {
-                    Phase::Away(Some(reason)) => reason.clone(),
+                    Phase::Away(Some(reason)) | Phase::Refuses(reason) => reason.clone(),
                     _ => "it does not answer".to_owned(),
                 };
                 Err(Refusal::Failed(format!("there is no signer: {last}")))
@@ -198,11 +206,7 @@ impl Authority for Remote {
         let opened = self.empty().await?;
         self.shared.settings.suits(&opened.policy)?;
         self.shared.sampler.learn(&keys);
-        let loading = self.call(Call::Load(keys, start));
-        let loaded = timeout(PATIENCE, loading)
-            .await
-            .map_err(|_| Refusal::Away)?;
-        done(loaded?)?;
+        done(self.call(Call::Load(keys, start)).await?)?;
         // Unless it went away meanwhile.
         let loaded = self.shared.phase.send_if_modified(|phase| match phase {
             Phase::Empty(now) if now.instance == opened.instance => {
@@ -296,7 +300,7 @@ impl Shared {
     fn loaded(&self) -> Result<(), Refusal> {
         match &*self.phase.borrow() {
             Phase::Loaded(_) => Ok(()),
-            Phase::Away(_) | Phase::Empty(_) => Err(Refusal::Away),
+            Phase::Away(_) | Phase::Refuses(_) | Phase::Empty(_) => Err(Refusal::Away),
         }
     }
 
@@ -307,10 +311,14 @@ impl Shared {
             let reason = match connect.connect().await {
                 Ok(connection) => match self.open(connection).await {
                     Ok((reader, opened, keep)) => {
-                        pause = PAUSE.0;
                         self.phase.send_replace(Phase::Empty(opened));
                         let reason = self.read(reader).await;
                         drop(keep);
+                        // One that signed is needed again at once; one that never came so far
+                        // would only be started in vain, again and again.
+                        if matches!(&*self.phase.borrow(), Phase::Loaded(_)) {
+                            pause = PAUSE.0;
+                        }
                         reason
                     }
                     Err(reason) => reason,
@@ -321,7 +329,11 @@ impl Shared {
             let words = in_words(&reason);
             tracing::error!(reason = %words, "there is no signer: nothing can be issued until it is started again");
             self.phase.send_modify(|phase| {
-                *phase = Phase::Away(Some(words));
+                *phase = match reason {
+                    // Of another release, or trust domain. One that is taken may be free again.
+                    LossReason::Refused(Refusal::Protocol(_)) => Phase::Refuses(words),
+                    _ => Phase::Away(Some(words)),
+                };
                 self.signs.send_replace(false);
             });
             tokio::time::sleep(pause).await;
@@ -353,15 +365,19 @@ impl Shared {
         };
         let frame = match frame {
             Ok(frame) => frame.map_err(LossReason::Gone)?,
-            Err(_) => return Err(LossReason::Nonsense("it does not say hello".to_owned())),
+            Err(_) => return Err(LossReason::Silent),
         };
-        self.answered(frame)?;
+        let first =
+            Unchecked::decode(frame).map_err(|error| LossReason::Nonsense(error.to_string()))?;
+        if let Some(refusal) = first.refusal() {
+            return Err(LossReason::Refused(refusal));
+        }
+        self.hand_on(first)?;
         match answer.await {
             Ok(Answer::Opened(opened)) => {
                 self.line.has_workers(opened.workers);
                 Ok((reader, Arc::new(opened), keep))
             }
-            Ok(Answer::Refused(refusal)) => Err(LossReason::Refused(refusal)),
             _ => Err(LossReason::Nonsense(
                 "another answer than to hello".to_owned(),
             )),
@@ -385,6 +401,18 @@ impl Shared {
         tokio::select! {
             reason = reading => reason,
             reason = self.write() => reason,
+            reason = self.wait_for_silence() => reason,
+        }
+    }
+
+    /// A signer that hangs is as good as none: it is given up, and started again.
+    async fn wait_for_silence(&self) -> LossReason {
+        let mut looks = tokio::time::interval(LOOK);
+        loop {
+            looks.tick().await;
+            if self.line.oldest() > PATIENCE {
+                return LossReason::Silent;
+            }
         }
     }
 
@@ -398,9 +426,13 @@ impl Shared {
     }
 
     fn answered(&self, frame: bytes::Bytes) -> Result<(), LossReason> {
-        let nonsense = |error: &dyn std::fmt::Display| LossReason::Nonsense(error.to_string());
-        let answer = Unchecked::decode(frame).map_err(|error| nonsense(&error))?;
-        self.line.answered(answer).map_err(|error| nonsense(&error))
+        let answer = Unchecked::decode(frame);
+        self.hand_on(answer.map_err(|error| LossReason::Nonsense(error.to_string()))?)
+    }
+
+    fn hand_on(&self, answer: Unchecked) -> Result<(), LossReason> {
+        let handed = self.line.answered(answer);
+        handed.map_err(|error| LossReason::Nonsense(error.to_string()))
     }
 }
 

@@ -85,6 +85,14 @@ impl Unchecked {
         })
     }
 
+    /// Why the signer won't serve: it says so before the two have agreed on a check.
+    pub fn refusal(&self) -> Option<Refusal> {
+        match &self.what {
+            Some(wire::answer::What::Refused(refused)) => refusal_from_wire(refused.clone()).ok(),
+            _ => None,
+        }
+    }
+
     /// The answer, if it is as the signer made it, to this question.
     ///
     /// # Errors

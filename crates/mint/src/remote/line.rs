@@ -2,21 +2,26 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
 use crate::protocol::{
     Answer, BadMessage, Call, CheckKey, Digest, Given, MAX_BATCH, MAX_FRAME, Numbered, Open,
     Unchecked, Wanted, digest,
 };
-use crate::request::Refusal;
+use crate::request::{Refusal, Request};
 
 /// The most requests that go out in one frame: more would make the first wait for the last.
 const GROUP: usize = 128;
+
+/// The most octets of requests that are put together into one frame.
+const GROUP_WEIGHT: usize = 1 << 20;
 
 /// Frames that each worker of the signer may have: one to work on, one that waits.
 const FRAMES_PER_WORKER: usize = 2;
@@ -42,6 +47,8 @@ struct State {
 /// Part of a batch, and who asked.
 struct Part {
     wanted: Vec<Wanted>,
+    /// About so many octets.
+    weight: usize,
     answer: oneshot::Sender<Results>,
 }
 
@@ -59,6 +66,7 @@ struct Link {
 /// A frame that is on its way.
 struct Asked {
     digest: Digest,
+    at: Instant,
     who: Who,
 }
 
@@ -127,7 +135,8 @@ impl Line {
         let (answer, receiver) = oneshot::channel();
         let mut state = self.state.lock();
         let link = state.link.as_mut().ok_or(Refusal::Away)?;
-        self.send(link, call, Who::One(answer))?;
+        self.send(link, call, Who::One(answer))
+            .map_err(|(refusal, _)| refusal)?;
         Ok(receiver)
     }
 
@@ -145,7 +154,12 @@ impl Line {
             return Err(Refusal::Busy);
         }
         state.requests += wanted.len();
-        state.waiting.push_back(Part { wanted, answer });
+        let weight = wanted.iter().map(weight).sum();
+        state.waiting.push_back(Part {
+            wanted,
+            weight,
+            answer,
+        });
         self.pump(&mut state);
         Ok(receiver)
     }
@@ -168,14 +182,18 @@ impl Line {
             // Whoever asked may have given up: that is no fault.
             (Who::One(to), answer) => drop(to.send(answer)),
             (Who::Many(parts), Answer::Batch(results)) => divide(parts, results)?,
-            (Who::Many(parts), Answer::Refused(refusal)) => {
-                for (count, to) in parts {
-                    drop(to.send(vec![Err(refusal.clone()); count]));
-                }
-            }
+            (who @ Who::Many(_), Answer::Refused(refusal)) => who.refuse(&refusal),
             (Who::Many(_), _) => return Err(BadAnswer::Other),
         }
         Ok(())
+    }
+
+    /// How long the signer has been working on the frame that it has had longest.
+    pub(super) fn oldest(&self) -> Duration {
+        let state = self.state.lock();
+        let asked = state.link.iter().flat_map(|link| link.asked.values());
+        let first = asked.map(|asked| asked.at).min();
+        first.map(|at| at.elapsed()).unwrap_or_default()
     }
 
     /// Writes what the socket did not take; returns when something was, or it broke.
@@ -209,9 +227,11 @@ impl Line {
             return;
         };
         while link.frames < link.max_frames && !waiting.is_empty() {
-            let (mut batch, mut parts) = (Vec::new(), Vec::new());
+            let (mut batch, mut parts, mut weight) = (Vec::new(), Vec::new(), 0);
             while let Some(part) = waiting.front() {
-                if !batch.is_empty() && batch.len() + part.wanted.len() > GROUP {
+                let full =
+                    batch.len() + part.wanted.len() > GROUP || weight + part.weight > GROUP_WEIGHT;
+                if full && !batch.is_empty() {
                     break;
                 }
                 let Some(part) = waiting.pop_front() else {
@@ -222,6 +242,7 @@ impl Line {
                 if part.answer.is_closed() {
                     continue;
                 }
+                weight += part.weight;
                 parts.push((part.wanted.len(), part.answer));
                 batch.extend(part.wanted);
             }
@@ -229,26 +250,27 @@ impl Line {
                 continue;
             }
             link.frames += 1;
-            // A frame that is too long drops its senders: they are told to try again.
-            if let Err(refusal) = self.send(link, Call::Batch(batch), Who::Many(parts)) {
+            if let Err((refusal, who)) = self.send(link, Call::Batch(batch), Who::Many(parts)) {
                 link.frames -= 1;
-                tracing::error!(%refusal, "a batch could not be sent to the signer");
+                who.refuse(&refusal);
             }
         }
     }
 
-    fn send(&self, link: &mut Link, call: Call, who: Who) -> Result<(), Refusal> {
+    fn send(&self, link: &mut Link, call: Call, who: Who) -> Result<(), (Refusal, Who)> {
         let id = link.next;
-        link.next += 1;
         let message = Numbered { id, what: call }.encode();
-        let length = u32::try_from(message.len())
-            .ok()
-            .filter(|length| *length as usize <= MAX_FRAME)
-            .ok_or_else(|| Refusal::Failed("a request is too large".to_owned()))?;
+        let length = u32::try_from(message.len()).ok();
+        let Some(length) = length.filter(|length| *length as usize <= MAX_FRAME) else {
+            return Err((Refusal::Failed("a request is too large".to_owned()), who));
+        };
+        // Only what is sent has a number: the signer counts, too.
+        link.next += 1;
         link.asked.insert(
             id,
             Asked {
                 digest: digest(&message),
+                at: Instant::now(),
                 who,
             },
         );
@@ -259,6 +281,30 @@ impl Line {
             self.stuck.notify_one();
         }
         Ok(())
+    }
+}
+
+impl Who {
+    fn refuse(self, refusal: &Refusal) {
+        match self {
+            Self::One(to) => drop(to.send(Answer::Refused(refusal.clone()))),
+            Self::Many(parts) => {
+                for (count, to) in parts {
+                    drop(to.send(vec![Err(refusal.clone()); count]));
+                }
+            }
+        }
+    }
+}
+
+/// About how many octets a request has, if it may have many.
+fn weight(wanted: &Wanted) -> usize {
+    match wanted {
+        Wanted::Sign(Request::Head(head)) => head.records.len() * 64,
+        Wanted::Sign(Request::Checkpoint(checkpoint)) => checkpoint.digests.len() * 64,
+        Wanted::Sign(Request::Crl(list)) => list.revoked.len() * 64,
+        Wanted::Sign(Request::StatusList(list)) => list.list.len(),
+        Wanted::Sign(Request::X509(_) | Request::Jwt(_)) | Wanted::Grant(_) => 0,
     }
 }
 

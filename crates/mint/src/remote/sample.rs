@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
 use taskmint_id::P256PublicKey;
-use taskmint_id::jws::{UnverifiedToken, verify_es256};
 use taskmint_model::AuthorityId;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate};
 
 use crate::port::{Sealed, Signed};
 use crate::request::Refusal;
@@ -47,33 +48,41 @@ impl Sampler {
     /// # Errors
     /// When it does not verify: it must not leave.
     pub(super) fn look_at(&self, signed: &Signed) -> Result<(), Refusal> {
-        if self.one_in == 0 || self.seen.fetch_add(1, Ordering::Relaxed) % self.one_in != 0 {
+        let seen = || self.seen.fetch_add(1, Ordering::Relaxed);
+        if self.one_in == 0 || !seen().is_multiple_of(self.one_in) {
             return Ok(());
         }
         let Some(key) = self.keys.lock().get(&signed.authority).cloned() else {
             return Ok(());
         };
-        match verifies(&key, signed) {
-            Some(true) | None => Ok(()),
-            Some(false) => {
-                tracing::error!(authority = %signed.authority, "the signer made a signature that does not verify: is its memory or processor failing?");
-                Err(Refusal::Failed("a signature does not verify".to_owned()))
-            }
+        if verifies(&key, signed) {
+            return Ok(());
         }
+        tracing::error!(authority = %signed.authority, "the signer made a signature that does not verify: is its memory or processor failing?");
+        Err(Refusal::Failed("a signature does not verify".to_owned()))
     }
 }
 
-/// None for what is not a certificate, token, head or checkpoint.
-fn verifies(key: &P256PublicKey, signed: &Signed) -> Option<bool> {
+/// A head or checkpoint, a token or status list, a certificate or a CRL.
+fn verifies(key: &P256PublicKey, signed: &Signed) -> bool {
     if !signed.signature.is_empty() {
-        return Some(key.verify(&signed.bytes, &signed.signature).is_ok());
+        return key.verify(&signed.bytes, &signed.signature).is_ok();
     }
     if let Ok(text) = std::str::from_utf8(&signed.bytes) {
-        let token = UnverifiedToken::parse(text).ok()?;
-        return Some(verify_es256(&token, key).is_ok());
+        let parts = text.rsplit_once('.');
+        return parts.is_some_and(|(input, signature)| {
+            let signature = BASE64_URL_SAFE_NO_PAD.decode(signature);
+            signature.is_ok_and(|signature| key.verify(input.as_bytes(), &signature).is_ok())
+        });
     }
-    let (_, certificate) = X509Certificate::from_der(&signed.bytes).ok()?;
-    let signature = &certificate.signature_value.data;
-    let tbs = certificate.tbs_certificate.as_ref();
-    Some(key.verify_der(tbs, signature).is_ok())
+    if let Ok((_, certificate)) = X509Certificate::from_der(&signed.bytes) {
+        let tbs = certificate.tbs_certificate.as_ref();
+        return key
+            .verify_der(tbs, &certificate.signature_value.data)
+            .is_ok();
+    }
+    CertificateRevocationList::from_der(&signed.bytes).is_ok_and(|(_, list)| {
+        let tbs = list.tbs_cert_list.as_ref();
+        key.verify_der(tbs, &list.signature_value.data).is_ok()
+    })
 }
