@@ -3,9 +3,17 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser};
 use taskmint_id::TrustDomain;
 use taskmint_mint::Policy;
+
+/// What it is asked to do.
+pub(crate) enum Asked {
+    /// To sign.
+    Serve(Args),
+    /// To make a sealing key, and no more.
+    MakeKey(MakeKey),
+}
 
 /// Holds the signing keys of a Taskmint server, and signs for it.
 ///
@@ -75,6 +83,44 @@ pub(crate) struct Args {
     #[arg(long, env = "TASKMINT_SIGNER_WORKERS", value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) workers: Option<u32>,
 }
+
+/// Makes a sealing key.
+///
+/// The file has mode 0600 and is never written over. Without it, whatever it seals is lost.
+#[derive(Debug, clap::Args)]
+pub(crate) struct MakeKey {
+    /// The trust domain that the key is for.
+    #[arg(long, env = "TASKMINT_SIGNER_TRUST_DOMAIN")]
+    pub(crate) trust_domain: TrustDomain,
+
+    /// The file to be made.
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+
+    /// The file with the passphrase that the key is to be sealed by; without it the file holds the
+    /// key as it is.
+    #[arg(long)]
+    pub(crate) passphrase: Option<PathBuf>,
+}
+
+impl Asked {
+    /// What stands on the command line; ends the process if that makes no sense.
+    pub(crate) fn parse() -> Self {
+        let make_key = MakeKey::augment_args(clap::Command::new(MAKE_KEY));
+        let command = Args::command()
+            .subcommand(make_key)
+            .args_conflicts_with_subcommands(true)
+            .subcommand_negates_reqs(true);
+        let matches = command.clone().get_matches();
+        let asked = match matches.subcommand() {
+            Some((MAKE_KEY, matches)) => MakeKey::from_arg_matches(matches).map(Self::MakeKey),
+            _ => Args::from_arg_matches(&matches).map(Self::Serve),
+        };
+        asked.unwrap_or_else(|error| error.format(&mut command.clone()).exit())
+    }
+}
+
+const MAKE_KEY: &str = "make-key";
 
 fn span(text: &str) -> Result<Duration, String> {
     taskmint_config::parse_duration(text)

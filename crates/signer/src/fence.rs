@@ -66,6 +66,16 @@ const ALLOWED: &[libc::c_long] = &[
 /// As `libc` names it only for some machines.
 const SYS_MEMFD_SECRET: libc::c_long = 447;
 
+/// Closes what the one who started it left open beside the three that it needs.
+pub(crate) fn close_inherited() {
+    #[expect(unsafe_code, reason = "closes descriptors that nothing owns yet")]
+    // SAFETY: the process has only begun: whatever is open beyond the first three was inherited, and
+    // nothing in here knows of it.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0);
+    }
+}
+
 /// Gives it all up, for every thread.
 ///
 /// # Errors

@@ -1,17 +1,19 @@
 //! The sealing key: read straight into secret memory, before the fences are up.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write as _;
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use taskmint_authority::SealingKey;
 use taskmint_config::secret;
 use taskmint_id::TrustDomain;
-use taskmint_secret::SecretBuffer;
+use taskmint_model::{Entropy as _, SystemEntropy};
+use taskmint_secret::{SecretBox, SecretBuffer};
 
-use crate::args::Args;
+use crate::args::{Args, MakeKey};
 
 /// The sealing key that was configured; none for keys in memory alone.
 ///
@@ -21,9 +23,10 @@ pub(crate) fn sealing_key(args: &Args) -> anyhow::Result<Option<SealingKey>> {
     let Some(path) = &args.sealing_key else {
         return Ok(None);
     };
-    if args.make_missing_key && !path.exists() {
-        make(path)
-            .with_context(|| format!("the sealing key `{}` can't be made", path.display()))?;
+    // A link that leads nowhere counts as there.
+    let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    if args.make_missing_key && fs::symlink_metadata(path).as_ref().is_err_and(missing) {
+        plain(path)?;
         tracing::warn!(
             path = %path.display(),
             "made a sealing key beside the data that it seals: good for development"
@@ -55,22 +58,65 @@ fn read(path: &Path) -> anyhow::Result<SecretBuffer> {
         .with_context(|| format!("cannot read `{}`", path.display()))
 }
 
-/// A new key, whole or not there.
-fn make(path: &Path) -> std::io::Result<()> {
-    let random = File::open("/dev/urandom")?;
-    let key = SecretBuffer::read_from(&random, 32)?;
-    let new = path.with_extension("new");
+/// Makes the file that was asked for.
+///
+/// # Errors
+/// When it is there already, or can't be written.
+pub(crate) fn make_key(args: &MakeKey) -> anyhow::Result<()> {
+    let path = &args.out;
+    match &args.passphrase {
+        Some(passphrase) => {
+            let passphrase = read(passphrase)?;
+            let passphrase = passphrase.expose().trim_ascii_end();
+            let key = SealingKey::generate(&SystemEntropy);
+            let sealed = key.seal_file(&args.trust_domain, passphrase, &SystemEntropy)?;
+            write_new(path, &sealed)
+        }
+        None => plain(path),
+    }
+}
+
+/// A new key as it is.
+fn plain(path: &Path) -> anyhow::Result<()> {
+    let key = SecretBox::<[u8; 32]>::filled(|key| SystemEntropy.fill(key));
+    write_new(path, key.expose())
+}
+
+/// A new file that only its owner may read: whole or not there, and never in another's place.
+fn write_new(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    let cannot = || format!("the sealing key `{}` can't be made", path.display());
+    ensure!(
+        fs::symlink_metadata(path).is_err(),
+        "`{}` is there already, and a key is never written over: name another file",
+        path.display()
+    );
+    let new = beside(path);
+    let written = write(&new, content).and_then(|()| fs::hard_link(&new, path));
+    let removed = fs::remove_file(&new);
+    written.with_context(cannot)?;
+    removed.with_context(cannot)?;
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = File::open(folder.unwrap_or(Path::new(".")));
+    folder
+        .and_then(|folder| folder.sync_all())
+        .with_context(cannot)
+}
+
+fn write(new: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o600)
-        .open(&new)?;
-    file.write_all(key.expose())?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)?;
-    match path.parent() {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
+        .open(new)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+/// A name that nobody else writes to.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.file_name().map(OsString::from).unwrap_or_default();
+    name.push(format!(".{}.new", std::process::id()));
+    path.with_file_name(name)
 }

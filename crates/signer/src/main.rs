@@ -14,8 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
-use args::Args;
-use clap::Parser as _;
+use args::{Args, Asked};
 use journal::Journal;
 use rustix::fs::{FileType, fstat};
 use rustix::net::sockopt;
@@ -27,9 +26,13 @@ use taskmint_model::{Clock, SystemClock, SystemEntropy};
 const EX_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    fence::close_inherited();
+    let asked = Asked::parse();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        // Or a reader of the log that went away would end this, too: it would be told so on the same
+        // broken pipe, by panicking.
+        .log_internal_errors(false)
         .with_ansi(false)
         .with_target(false)
         .init();
@@ -39,7 +42,11 @@ fn main() -> ExitCode {
         tell(panic);
         std::process::abort();
     }));
-    match run(&args) {
+    let done = match &asked {
+        Asked::Serve(args) => run(args),
+        Asked::MakeKey(args) => key::make_key(args).map(|()| true),
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -73,31 +80,37 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         clock,
         policy,
         workers: args.workers(),
-        protection: taskmint_secret::protection().to_string(),
     });
+    // Before it says how keys are kept: the threads have secret stacks.
+    let workers = Workers::start(&desk)?;
     tracing::info!(
         trust_domain = %args.trust_domain,
         workers = desk.workers,
-        keys = %desk.protection,
+        keys = %taskmint_secret::protection(),
         "ready to sign"
     );
-    let workers = Workers::start(&desk)?;
     let socket = stdin.try_clone_to_owned().context("standard input")?;
+    rustix::io::ioctl_fionbio(&socket, false).context("standard input")?;
     if !sockopt::socket_acceptconn(stdin).context("standard input")? {
         fence::raise()?;
         return Ok(workers.serve(UnixStream::from(socket))?);
     }
     let listener = UnixListener::from(socket);
     let (first, waiting) = std::sync::mpsc::sync_channel(1);
+    let (running, runs) = std::sync::mpsc::sync_channel(1);
     // Started before the fences: after them there are no new threads.
     std::thread::Builder::new()
         .name("listener".to_owned())
         .spawn(move || {
+            // It waits for that.
+            running.send(()).ok();
             if let Ok((stream, _)) = listener.accept() {
                 drop(first.send(stream));
                 serve::turn_away(&listener);
             }
         })?;
+    // A thread that is still being born makes calls of its own (`rseq`), and dies without them.
+    runs.recv().context("the thread that listens")?;
     fence::raise()?;
     let stream = waiting.recv().context("the listening socket is gone")?;
     Ok(workers.serve(stream)?)

@@ -8,8 +8,8 @@ use std::sync::{Arc, Barrier, OnceLock};
 use parking_lot::Mutex;
 use taskmint_authority::Core;
 use taskmint_mint::protocol::{
-    self, Answer, Call, CheckKey, FrameError, Given, Numbered, Opened, VERSION, Wanted, digest,
-    read_frame, write_frame,
+    self, Answer, Call, CheckKey, FrameError, Given, MAX_FRAME, Numbered, Opened, VERSION, Wanted,
+    digest, read_frame, write_frame,
 };
 use taskmint_mint::{Policy, Refusal};
 use taskmint_model::Clock;
@@ -28,15 +28,21 @@ pub(crate) struct Desk {
     pub(crate) policy: Policy,
     /// Threads that sign.
     pub(crate) workers: u32,
-    /// How keys are kept from readers.
-    pub(crate) protection: String,
 }
 
 /// A connection: read by one thread at a time, written by one at a time.
 struct Line {
-    reader: Mutex<BufReader<UnixStream>>,
+    reader: Mutex<Reader>,
     writer: Mutex<UnixStream>,
+    /// Ends it under those who read and write.
+    socket: UnixStream,
     check: OnceLock<CheckKey>,
+}
+
+struct Reader {
+    stream: BufReader<UnixStream>,
+    /// Frames that came.
+    frames: u64,
 }
 
 /// Why a connection is over.
@@ -95,21 +101,33 @@ impl Workers {
     /// Serves one connection to its end. True if it ended well.
     pub(crate) fn serve(self, stream: UnixStream) -> std::io::Result<bool> {
         let line = Line {
-            reader: Mutex::new(BufReader::with_capacity(256 << 10, stream.try_clone()?)),
-            writer: Mutex::new(stream),
+            reader: Mutex::new(Reader {
+                stream: BufReader::with_capacity(256 << 10, stream.try_clone()?),
+                frames: 0,
+            }),
+            writer: Mutex::new(stream.try_clone()?),
+            socket: stream,
             check: OnceLock::new(),
         };
         // Set once only: this is the one call.
         drop(self.line.set(line));
         self.ready.wait();
-        let ended = self.threads.into_iter().map(|thread| thread.join());
-        Ok(ended.fold(true, |well, this| well && this.unwrap_or(false)))
+        let mut well = true;
+        for thread in self.threads {
+            well &= thread.join().unwrap_or(false);
+        }
+        Ok(well)
     }
 }
 
 /// Turns away whoever else connects, for ever.
 pub(crate) fn turn_away(listener: &UnixListener) {
     for stream in listener.incoming() {
+        let Ok(mut stream) = stream else {
+            // Nobody to turn away, and perhaps never again.
+            std::thread::sleep(std::time::Duration::from_secs(1));
+            continue;
+        };
         let count = TURNED_AWAY.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::warn!(
             count,
@@ -120,9 +138,35 @@ pub(crate) fn turn_away(listener: &UnixListener) {
             what: Answer::Refused(Refusal::Taken),
         };
         let unknown = taken.encode(&CheckKey::new([0; 32]), &digest(&[]));
-        if let Ok(mut stream) = stream {
-            drop(write_frame(&mut stream, &unknown));
+        drop(write_frame(&mut stream, &unknown));
+    }
+}
+
+impl Line {
+    /// The next frame; says its number, counted from 1.
+    fn read(&self, frame: &mut Vec<u8>) -> Result<u64, Over> {
+        let mut reader = self.reader.lock();
+        match read_frame(&mut reader.stream, frame) {
+            Ok(true) => {
+                reader.frames += 1;
+                Ok(reader.frames)
+            }
+            Ok(false) | Err(FrameError::Io(_)) => Err(Over::Gone),
+            Err(error @ FrameError::TooLong(_)) => {
+                drop(reader);
+                self.complain(&error.to_string());
+                Err(Over::Nonsense(error.to_string()))
+            }
         }
+    }
+
+    /// Says why it is over, in answer to no frame.
+    fn complain(&self, why: &str) {
+        let what = Answer::Refused(Refusal::Protocol(why.to_owned().into()));
+        let zero = CheckKey::new([0; 32]);
+        let check = self.check.get().unwrap_or(&zero);
+        let reply = Numbered { id: 0, what }.encode(check, &digest(&[]));
+        drop(write_frame(&mut *self.writer.lock(), &reply));
     }
 }
 
@@ -149,27 +193,23 @@ impl Desk {
             let source = std::error::Error::source(&reason).map(ToString::to_string);
             tracing::error!(%reason, source, "the connection is given up");
         }
-        // The others are waiting for a frame, or to write one.
-        drop(line.writer.lock().shutdown(std::net::Shutdown::Both));
+        // The others are waiting for a frame, or for room to write one: no lock is to be had.
+        drop(line.socket.shutdown(std::net::Shutdown::Both));
         well
     }
 
     fn serve_one(&self, line: &Line, frame: &mut Vec<u8>) -> Result<(), Over> {
-        {
-            let mut reader = line.reader.lock();
-            match read_frame(&mut *reader, frame) {
-                Ok(true) => {}
-                Ok(false) => return Err(Over::Gone),
-                Err(FrameError::Io(_)) => return Err(Over::Gone),
-                Err(error @ FrameError::TooLong(_)) => {
-                    return Err(Over::Nonsense(error.to_string()));
-                }
-            }
-        }
+        let number = line.read(frame)?;
         let asked = digest(frame);
         let (id, answer) = match Numbered::<Call>::decode(frame) {
+            Ok(Numbered { id, .. }) if id != number => (
+                id,
+                Err(format!(
+                    "frame {number} says that it is number {id}: one was lost, or came again"
+                )),
+            ),
             Ok(Numbered { id, what }) => (id, self.answer(line, what)),
-            Err(error) => (0, Err(error.to_string())),
+            Err(error) => (number, Err(error.to_string())),
         };
         // Whatever was signed is counted, also by a frame that then failed.
         self.journal
@@ -184,7 +224,11 @@ impl Desk {
         };
         let zero = CheckKey::new([0; 32]);
         let check = line.check.get().unwrap_or(&zero);
-        let reply = Numbered { id, what }.encode(check, &asked);
+        let mut reply = Numbered { id, what }.encode(check, &asked);
+        if reply.len() > MAX_FRAME {
+            let what = Answer::Refused(Refusal::Failed("the answer is too large".to_owned()));
+            reply = Numbered { id, what }.encode(check, &asked);
+        }
         let written = write_frame(&mut *line.writer.lock(), &reply);
         match (nonsense, written) {
             (Some(why), _) => Err(Over::Nonsense(why)),
@@ -238,7 +282,7 @@ impl Desk {
         Ok(Answer::Opened(Opened {
             instance: self.core.instance(),
             workers: self.workers,
-            protection: self.protection.clone(),
+            protection: taskmint_secret::protection().to_string(),
             policy: self.policy.clone(),
         }))
     }
