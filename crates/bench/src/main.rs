@@ -15,6 +15,7 @@ mod begin;
 mod child;
 mod end;
 mod entry;
+mod fair;
 mod fan;
 mod figure;
 mod floor;
@@ -92,6 +93,7 @@ enum Name {
     JwtBatch,
     SignerTax,
     Durability,
+    Fair,
     End,
     Entry,
     Entries,
@@ -108,7 +110,7 @@ enum Name {
 }
 
 impl Name {
-    const EACH: [Self; 19] = [
+    const EACH: [Self; 20] = [
         Self::Begin,
         Self::BeginCrowd,
         Self::MintUnary,
@@ -116,6 +118,7 @@ impl Name {
         Self::JwtBatch,
         Self::SignerTax,
         Self::Durability,
+        Self::Fair,
         Self::End,
         Self::Entry,
         Self::Entries,
@@ -141,6 +144,7 @@ impl Name {
             Self::JwtBatch => "durable JWT-SVIDs per second, batched, against raw signing",
             Self::SignerTax => "mint-batch through the signer, against signing in process",
             Self::Durability => "mint-batch, against the same where a sync costs nothing",
+            Self::Fair => "one call of a node, beside another that asks for all it can",
             Self::End => "complete -> refused at one verifier",
             Self::Entry => "entry create -> SVID in hand on an open stream, and delete -> gone",
             Self::Entries => "entries created per second, in batches",
@@ -176,6 +180,7 @@ impl Name {
             Self::JwtBatch => mint::jwt_batch(span).await,
             Self::SignerTax => mint::signer_tax(span).await,
             Self::Durability => mint::durability(span).await,
+            Self::Fair => fair::measure(span).await,
             Self::End => end::measure(span).await,
             Self::Entry => entry::stream(span).await,
             Self::Entries => entry::rate(span).await,

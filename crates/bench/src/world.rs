@@ -18,7 +18,8 @@ use crate::agent::PATIENCE;
 
 /// What is asked here is as much as the server can do, not as much as it lets one node ask.
 const UNLIMITED: &str = "[rate_limits.per_node]\nper_second = 1000000\nburst = 1000000\n\
-                         [rate_limits.per_caller]\nper_second = 1000000\nburst = 1000000\n";
+                         [rate_limits.per_caller]\nper_second = 1000000\nburst = 1000000\n\
+                         [rate_limits.per_entry]\nper_second = 1000000\nburst = 1000000\n";
 
 /// Where a world differs from what operators run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,6 +28,8 @@ pub(crate) struct Kind {
     pub(crate) own_keys: bool,
     /// State is in memory that looks like a disk, where a sync costs nothing.
     pub(crate) no_sync: bool,
+    /// Nodes have the rates that they have by default.
+    pub(crate) limited: bool,
 }
 
 /// A running server, over RocksDB.
@@ -54,10 +57,11 @@ impl World {
             true => TempDir::with_prefix_in("taskmint-bench-", "/dev/shm")?,
             false => TempDir::with_prefix("taskmint-bench-")?,
         });
+        let rates = if kind.limited { "" } else { UNLIMITED };
         let text = format!(
             "trust_domain = \"example.org\"\ndata_dir = \"{}\"\nlisten = \"127.0.0.1:0\"\n\
              watch_listen = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\ngrace = \"1s\"\n\
-             store.kind = \"rocksdb\"\nkeys.kind = \"memory\"\n{UNLIMITED}{tables}",
+             store.kind = \"rocksdb\"\nkeys.kind = \"memory\"\n{rates}{tables}",
             folder.path().join("server").display(),
         );
         let config = ServerConfig::parse(&text, "bench", &Overrides::none())

@@ -188,6 +188,8 @@ pub struct RateLimits {
     pub per_node: Rate,
     /// By one caller.
     pub per_caller: Rate,
+    /// Credentials of one entry, on all nodes together.
+    pub per_entry: Rate,
 }
 
 /// How nodes can prove what they are; one at least.

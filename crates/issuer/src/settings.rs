@@ -58,6 +58,8 @@ pub struct Settings {
     pub status_list_ttl: Duration,
     /// How long a status list counts.
     pub status_list_lifetime: Duration,
+    /// Credentials of one entry: a second, and at once after a pause.
+    pub per_entry: (u32, u32),
 }
 
 impl Settings {
@@ -89,6 +91,7 @@ impl Settings {
             crl_interval: Duration::from_secs(10),
             status_list_ttl: Duration::from_secs(30),
             status_list_lifetime: Duration::from_secs(300),
+            per_entry: (5_000, 10_000),
         }
     }
 }

@@ -133,6 +133,7 @@ impl Nodes for NodeService {
         request: Request<node::BeginTaskRequest>,
     ) -> Result<Response<node::BeginTaskResponse>, Status> {
         let node = self.node(&request).await?;
+        let _in_hand = self.limits.items(&node.id, 1)?;
         let ask = request.into_inner();
         let who = requests::caller(&node, ask.caller.as_ref(), None)?;
         let request = requests::begin_mark(&ask)?;
@@ -311,6 +312,7 @@ impl Nodes for NodeService {
         let node = self.node(&request).await?;
         let asked = request.into_inner().items;
         bounded_batch(asked.len())?;
+        let _in_hand = self.limits.items(&node.id, asked.len())?;
         let mut items = Vec::with_capacity(asked.len());
         for item in &asked {
             items.push((field("task_id", &item.task_id)?, public_key(&item.spki)?));
@@ -339,6 +341,7 @@ impl Nodes for NodeService {
         let node = self.node(&request).await?;
         let asked = request.into_inner().items;
         bounded_batch(asked.len())?;
+        let _in_hand = self.limits.items(&node.id, asked.len())?;
         let mut items = Vec::with_capacity(asked.len());
         for item in asked {
             items.push((field("task_id", &item.task_id)?, item.audience));

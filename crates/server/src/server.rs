@@ -405,6 +405,8 @@ fn settings(config: &ServerConfig) -> anyhow::Result<Settings> {
     settings.crl_interval = config.crl.interval;
     settings.status_list_ttl = config.status_list.ttl;
     settings.status_list_lifetime = config.status_list.lifetime;
+    let per_entry = config.rate_limits.per_entry;
+    settings.per_entry = (per_entry.per_second, per_entry.burst);
     settings.public_url = config
         .public_url
         .as_ref()

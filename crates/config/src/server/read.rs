@@ -401,6 +401,7 @@ impl RateLimits {
         Self {
             per_node: reader.table("per_node", |reader| Rate::read(reader, node)),
             per_caller: reader.table("per_caller", |reader| Rate::read(reader, caller)),
+            per_entry: reader.table("per_entry", |reader| Rate::read(reader, node)),
         }
     }
 }
