@@ -8,6 +8,10 @@ use taskmint_agent::Settings;
 use taskmint_config::{AgentConfig, LogFormat, Overrides};
 use taskmint_daemon::{Failure, logging};
 
+/// Keys of workloads and join tokens pass through buffers of libraries that don't wipe them.
+#[global_allocator]
+static ALLOCATOR: taskmint_secret::Wiping = taskmint_secret::Wiping;
+
 /// Attests this node and its workloads, and serves them the SPIFFE Workload API and tasks.
 #[derive(Debug, Parser)]
 #[command(version)]

@@ -17,6 +17,8 @@
 //! assert_eq!(public, 7 * 32);
 //! ```
 //!
+//! [`Wiping`] is for processes that hold no keys for long, but through which secrets pass.
+//!
 //! Where the kernel refuses, weaker memory is used and [`protection`] says what is no longer
 //! covered. None of it stops a root that injects code into the process.
 //!
@@ -33,6 +35,7 @@ mod scratch;
 mod stack;
 #[cfg(test)]
 mod tests;
+mod wiping;
 
 pub use boxed::SecretBox;
 pub use buffer::SecretBuffer;
@@ -41,3 +44,4 @@ pub use protection::settle_for;
 pub use protection::{Protection, protection, scratch_protection};
 pub use scratch::Scratch;
 pub use stack::{batch, on_secret_stack};
+pub use wiping::Wiping;

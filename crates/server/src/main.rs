@@ -10,6 +10,10 @@ use taskmint_daemon::{Failure, logging};
 use taskmint_model::{SystemClock, SystemEntropy};
 use taskmint_server::Server;
 
+/// Join tokens pass through buffers of libraries that don't wipe them.
+#[global_allocator]
+static ALLOCATOR: taskmint_secret::Wiping = taskmint_secret::Wiping;
+
 /// Issues SPIFFE identities that live exactly as long as a task.
 #[derive(Debug, Parser)]
 #[command(version)]

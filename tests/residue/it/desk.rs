@@ -367,7 +367,7 @@ impl Connect for Start {
 }
 
 /// HMAC's key, the same under both pads, and what SHA-256 makes of those, which is what is kept.
-fn add_mac_key(known: &mut Known, name: &str, key: &[u8; 32]) {
+pub(crate) fn add_mac_key(known: &mut Known, name: &str, key: &[u8; 32]) {
     known.add(name, key);
     for pad in [0x36, 0x5c] {
         let mut block = [pad; 64];

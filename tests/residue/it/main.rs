@@ -17,7 +17,9 @@ mod desk;
 mod image;
 mod known;
 mod numbers;
+mod processes;
 mod signer;
+mod world;
 
 /// Says why a part did not run, in the way that `tests/run` counts.
 pub(crate) fn skip(why: &str) {
