@@ -10,6 +10,7 @@ mod h2;
 mod id;
 mod join;
 mod leaf;
+mod signer;
 mod status;
 mod watch;
 mod wire;
@@ -31,6 +32,8 @@ pub const TARGETS: &[Target] = &[
     ("jwk", id::jwk),
     ("jwt", id::jwt),
     ("selector", join::selector),
+    ("signer_ask", signer::signer_ask),
+    ("signer_reply", signer::signer_reply),
     ("spiffe_id", id::spiffe_id),
     ("status_checkpoint", status::status_checkpoint),
     ("status_delta", status::status_delta),
