@@ -17,7 +17,10 @@ use crate::keys::{self, Table};
 use crate::{Options, values};
 
 /// The layout that this build reads and writes.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
+
+/// The layout before it, which lacks the index of what is live. It is built on opening.
+const UNINDEXED: u32 = 1;
 
 const SCHEMA_KEY: &[u8] = b"schema";
 const IDENTITY_KEY: &[u8] = b"identity";
@@ -61,6 +64,10 @@ impl Base {
         };
         match base.schema()? {
             None | Some(SCHEMA) => Ok(base),
+            Some(UNINDEXED) => {
+                crate::index::build(&base, options)?;
+                Ok(base)
+            }
             Some(found) => Err(StoreError::Schema {
                 found,
                 known: SCHEMA,
@@ -158,12 +165,19 @@ impl Base {
         batch: &mut WriteBatch,
         identity: &LogIdentity,
     ) -> Result<(), StoreError> {
+        self.put_schema(batch)?;
         let db = self.db()?;
         let meta = table(&db, Table::Meta)?;
+        batch.put_cf(meta, IDENTITY_KEY, values::encode_identity(identity));
+        Ok(())
+    }
+
+    /// Adds what says which layout this is.
+    pub(crate) fn put_schema(&self, batch: &mut WriteBatch) -> Result<(), StoreError> {
         let mut schema = vec![1];
         schema.extend_from_slice(&SCHEMA.to_be_bytes());
-        batch.put_cf(meta, SCHEMA_KEY, schema);
-        batch.put_cf(meta, IDENTITY_KEY, values::encode_identity(identity));
+        let db = self.db()?;
+        batch.put_cf(table(&db, Table::Meta)?, SCHEMA_KEY, schema);
         Ok(())
     }
 
@@ -219,10 +233,10 @@ impl Base {
         Ok(())
     }
 
-    /// Adds the deletion of every row of a table whose keys are numbers or begin with one.
+    /// Adds the deletion of every row of a table whose keys have at most 24 octets, or are texts.
     pub(crate) fn clear(&self, batch: &mut WriteBatch, name: Table) -> Result<(), StoreError> {
         let db = self.db()?;
-        batch.delete_range_cf(table(&db, name)?, vec![0; 8], vec![u8::MAX; 24]);
+        batch.delete_range_cf(table(&db, name)?, vec![0; 1], vec![u8::MAX; 25]);
         Ok(())
     }
 
@@ -374,7 +388,7 @@ fn refuse_foreign_tables(folder: &Path) -> Result<(), StoreError> {
         .map(schema)
         .transpose()?
     {
-        Some(found) if found != SCHEMA => Err(StoreError::Schema {
+        Some(found) if ![SCHEMA, UNINDEXED].contains(&found) => Err(StoreError::Schema {
             found,
             known: SCHEMA,
         }),

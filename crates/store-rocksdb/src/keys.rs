@@ -1,6 +1,6 @@
 //! Column families and keys: big-endian, so that octets sort as [`Key`]s do.
 
-use taskmint_model::{AuthorityId, DenialId, EntryId, Process, TaskId};
+use taskmint_model::{AuthorityId, DenialId, EntryId, Process, TaskId, Timestamp};
 use taskmint_status::Slot;
 use taskmint_store::{Key, StoreError};
 
@@ -60,6 +60,12 @@ tables! {
     Audit = "audit";
     /// authority id.
     Authority = "authority";
+    /// bucket, deadline, index.
+    Due = "due";
+    /// Holder's SPIFFE ID or nothing, zero, task id.
+    Held = "held";
+    /// bucket.
+    Live = "live";
 }
 
 impl Table {
@@ -67,13 +73,19 @@ impl Table {
     pub(crate) fn is_swept(self) -> bool {
         matches!(
             self,
-            Self::Block | Self::Task | Self::Child | Self::Issuance | Self::Status
+            Self::Block
+                | Self::Task
+                | Self::Child
+                | Self::Issuance
+                | Self::Status
+                | Self::Due
+                | Self::Live
         )
     }
 
     /// Whether its rows expire with a bucket that their keys don't name.
     pub(crate) fn is_found_by_id(self) -> bool {
-        matches!(self, Self::TaskId | Self::Request)
+        matches!(self, Self::TaskId | Self::Request | Self::Held)
     }
 }
 
@@ -116,6 +128,20 @@ pub(crate) fn encode(key: &Key) -> (Table, Vec<u8>) {
         Key::DenialId(id) => put(Table::DenialId, &mut octets, &[&id.octets()]),
         Key::Audit(number) => put(Table::Audit, &mut octets, &[&number.to_be_bytes()]),
         Key::Authority(id) => put(Table::Authority, &mut octets, &[&id.octets()]),
+        Key::Due(bucket, at, index) => {
+            let (bucket, at) = (bucket.to_be_bytes(), at.millis().to_be_bytes());
+            put(
+                Table::Due,
+                &mut octets,
+                &[&bucket, &at, &index.to_be_bytes()],
+            )
+        }
+        Key::Held(by, id) => put(
+            Table::Held,
+            &mut octets,
+            &[by.as_bytes(), &[END_OF_TEXT], &id.octets()],
+        ),
+        Key::Live(bucket) => put(Table::Live, &mut octets, &[&bucket.to_be_bytes()]),
     };
     (table, octets)
 }
@@ -177,6 +203,16 @@ fn read(table: Table, rest: &mut Rest<'_>) -> Option<Key> {
         Table::DenialId => Key::DenialId(DenialId::from_octets(rest.array()?)),
         Table::Audit => Key::Audit(rest.u64()?),
         Table::Authority => Key::Authority(AuthorityId::from_octets(rest.array()?)),
+        Table::Due => {
+            let (bucket, at) = (rest.u32()?, rest.u64()?);
+            Key::Due(bucket, Timestamp::from_millis(at), rest.u64()?)
+        }
+        Table::Held => {
+            let by = rest.text(rest.0.iter().position(|octet| *octet == END_OF_TEXT)?)?;
+            rest.array::<1>()?;
+            Key::Held(by, TaskId::from_octets(rest.array()?))
+        }
+        Table::Live => Key::Live(rest.u32()?),
     })
 }
 
@@ -250,6 +286,14 @@ mod tests {
             any::<[u8; 16]>().prop_map(|id| Key::DenialId(DenialId::from_octets(id))),
             any::<u64>().prop_map(Key::Audit),
             any::<[u8; 16]>().prop_map(|id| Key::Authority(AuthorityId::from_octets(id))),
+            (any::<u32>(), any::<u64>(), any::<u64>()).prop_map(|(bucket, at, index)| Key::Due(
+                bucket,
+                Timestamp::from_millis(at),
+                index
+            )),
+            (prop_oneof![Just(String::new()), names()], any::<[u8; 16]>())
+                .prop_map(|(by, id)| Key::Held(by, TaskId::from_octets(id))),
+            any::<u32>().prop_map(Key::Live),
         ]
     }
 

@@ -5,11 +5,12 @@
 //! RocksDB directly, and only ever see what is synced. What a commit means is decided by
 //! [`taskmint_store::Group`], as for every store; this crate knows where rows lie.
 //!
-//! Layout version 1 (P29): a column family for each kind of row, keys big-endian, what expires with
+//! Layout version 2 (P29, and `docs/decisions/0021-compact.md`): a column family for each kind of row, keys big-endian, what expires with
 //! a task keyed by its bucket first, so that a sweep is a range delete. Values are the messages of
 //! `proto/taskmint/store/v1/records.proto` after a format octet.
 
 mod base;
+mod index;
 mod keys;
 mod options;
 mod places;

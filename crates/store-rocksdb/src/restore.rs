@@ -95,8 +95,16 @@ fn rewrite(folder: &Path, log: LogId, now: Timestamp) -> Result<Restored, StoreE
         ..Ledger::new(log, generation)
     };
     let mut batch = WriteBatch::default();
-    base.clear(&mut batch, Table::Log)?;
-    base.clear(&mut batch, Table::Status)?;
+    // None of the old log's tasks is live, so the index of what is has no rows.
+    for table in [
+        Table::Log,
+        Table::Status,
+        Table::Due,
+        Table::Held,
+        Table::Live,
+    ] {
+        base.clear(&mut batch, table)?;
+    }
     // No place of the new log lies in a bucket before now, so none is refused that should not be.
     base.sweep(&mut batch, new.floor)?;
     base.put_identity(&mut batch, &identity)?;

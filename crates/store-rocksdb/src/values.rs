@@ -50,6 +50,9 @@ pub(crate) fn encode(row: &Row) -> Vec<u8> {
         Row::DenialId(value) => message(&pb::Number { value: *value }),
         Row::Audit(line) => message(&pb::Audit::from(&**line)),
         Row::Authority(record) => message(&pb::AuthorityKey::from(&**record)),
+        Row::Due(id) => plain(&id.octets()),
+        Row::Held(slot) => message(&pb::Slot::from(*slot)),
+        Row::Live(value) => message(&pb::Number { value: *value }),
     }
 }
 
@@ -90,6 +93,9 @@ fn row(key: &Key, octets: &[u8]) -> Read<Row> {
         Key::Authority(_) => {
             Row::Authority(Arc::new(parse::<pb::AuthorityKey>(octets)?.try_into()?))
         }
+        Key::Due(..) => Row::Due(id(octets)?),
+        Key::Held(..) => Row::Held(parse::<pb::Slot>(octets)?.try_into()?),
+        Key::Live(_) => Row::Live(parse::<pb::Number>(octets)?.value),
     })
 }
 
@@ -97,7 +103,7 @@ fn row(key: &Key, octets: &[u8]) -> Read<Row> {
 pub(crate) fn bucket(table: Table, octets: &[u8]) -> Option<u32> {
     let octets = content(octets).ok()?;
     match table {
-        Table::TaskId => parse::<pb::Slot>(octets).ok().map(|slot| slot.bucket),
+        Table::TaskId | Table::Held => parse::<pb::Slot>(octets).ok().map(|slot| slot.bucket),
         Table::Request => parse::<pb::Request>(octets)
             .ok()
             .map(|request| request.bucket),
@@ -310,6 +316,9 @@ mod tests {
             Key::DenialId(sample::denial(1).id),
             Key::Audit(1),
             Key::Authority(sample::authority_record(1).id),
+            Key::Due(1, sample::NOW, 1),
+            Key::Held(String::new(), sample::task_id(1)),
+            Key::Live(1),
         ]
     }
 

@@ -197,3 +197,73 @@ async fn what_is_missing_or_foreign_is_damage() {
     drop(db);
     damaged(folder.path());
 }
+
+/// What every row of the index says, by table.
+fn index(folder: &Path) -> [Vec<(Vec<u8>, Vec<u8>)>; 3] {
+    let db = raw(folder, &[]);
+    let rows = |name| {
+        let table = db.cf_handle(name).unwrap();
+        let rows = db.iterator_cf(table, rocksdb::IteratorMode::Start);
+        rows.map(|row| row.unwrap())
+            .map(|(key, value)| (key.into(), value.into()))
+            .collect()
+    };
+    ["due", "held", "live"].map(rows)
+}
+
+#[tokio::test]
+async fn a_store_of_the_layout_before_gets_its_index_on_opening() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    for number in 1..=50 {
+        let task = sample::task_in(&store, BUCKET + number % 3, number.into()).await;
+        store.commit(sample::begin(&task)).await.unwrap();
+        if number % 7 == 0 {
+            store.commit(sample::end(&task)).await.unwrap();
+        }
+    }
+    let at = taskmint_model::Timestamp::from_secs(u64::from(BUCKET) * 3600 + 3600);
+    let bucket = BUCKET + 1;
+    let changes = vec![Change::Floor { bucket, at }];
+    let expect = Vec::new();
+    store.commit(Commit { expect, changes }).await.unwrap();
+    let live = store.live_tasks().unwrap();
+    assert_eq!(live, 29);
+    let held = store.held(Some(&sample::node_id(1)), None, 99).await;
+    let held = held.unwrap();
+    assert_eq!(held.len(), 29);
+    drop(store);
+    let mut before = index(folder.path());
+    assert_eq!(before[0].len(), 29);
+
+    // As it was left by the build before, or by an indexing that was cut off.
+    for leftover in [false, true] {
+        let mut db = raw(folder.path(), &[]);
+        for name in ["due", "held", "live"] {
+            db.drop_cf(name).unwrap();
+        }
+        let meta = db.cf_handle("meta").unwrap();
+        db.put_cf(meta, "schema", [1, 0, 0, 0, 1]).unwrap();
+        drop(db);
+        if leftover {
+            let db = raw(folder.path(), &["due", "held", "live"]);
+            let [due, live] = ["due", "live"].map(|name| db.cf_handle(name).unwrap());
+            db.put_cf(due, [9; 20], [1; 17]).unwrap();
+            db.put_cf(live, [9; 4], [1, 8, 5]).unwrap();
+        }
+        let store = open(folder.path()).unwrap();
+        assert_eq!(store.live_tasks().unwrap(), live);
+        let found = store.held(Some(&sample::node_id(1)), None, 99).await;
+        assert_eq!(found.unwrap(), held);
+        drop(store);
+        // What was swept stays in `held` until compaction drops it; nothing else may differ.
+        let after = index(folder.path());
+        if !leftover {
+            before[1].retain(|row| after[1].contains(row));
+        }
+        assert_eq!(before, after);
+        let db = raw(folder.path(), &[]);
+        let schema = db.get_cf(db.cf_handle("meta").unwrap(), "schema").unwrap();
+        assert_eq!(schema.as_deref(), Some(&[1, 0, 0, 0, 2][..]));
+    }
+}

@@ -85,6 +85,11 @@ async fn a_restored_store_is_another_log_whose_tasks_all_ended() {
         }
     );
     assert_eq!(store.task(lost.id).await.unwrap(), None);
+    assert_eq!(store.live_tasks().unwrap(), 0);
+    let far = taskmint_model::Timestamp::from_millis(u64::MAX);
+    assert_eq!(store.due(far, 9).await.unwrap(), []);
+    let held = store.held(Some(&sample::node_id(1)), None, 9).await;
+    assert_eq!(held.unwrap(), []);
     for place in [ended.place, live.place, lost.place] {
         assert_eq!(store.status(place).await.unwrap(), Status::Ended);
     }

@@ -11,6 +11,7 @@
 mod commits;
 mod journal;
 mod lists;
+mod live;
 mod log;
 mod race;
 mod registry;
@@ -21,6 +22,7 @@ mod tasks;
 pub use commits::*;
 pub use journal::*;
 pub use lists::*;
+pub use live::*;
 pub use log::*;
 pub use race::*;
 pub use registry::*;
@@ -61,6 +63,10 @@ macro_rules! conformance {
             children_come_oldest_first,
             pages_cover_everything_once,
             every_filter_filters,
+            deadlines_come_earliest_first,
+            what_a_node_holds_is_found,
+            live_tasks_are_counted,
+            the_last_expiry_is_found,
             issuances_come_in_order,
             withdrawn_certificates_are_found,
             a_bucket_is_read_alone,

@@ -4,6 +4,7 @@
 //! it, so that the second commit of a group is checked against the first. It writes nothing: what
 //! must be written, all of it or none, is [`Group::finish`]'s answer.
 
+mod index;
 mod log;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,8 @@ use crate::commit::{Change, Commit, CommitError, Committed, Conflict, Expect, Ma
 use crate::ledger::{Ledger, Retention};
 use crate::port::{AuditLine, LogIdentity, StoreError};
 use crate::rows::{self, Key, Row, View, request_hash};
+
+pub use index::index_rows;
 
 /// Commits that are written together.
 pub struct Group<'v> {
@@ -271,7 +274,8 @@ impl Draft<'_, '_> {
 
     fn put_task(&mut self, task: Task) -> Result<(), CommitError> {
         let slot = self.slot(task.place)?;
-        match rows::task(self, &Key::Task(slot))? {
+        let before = rows::task(self, &Key::Task(slot))?;
+        match &before {
             Some(old) if old.id != task.id => return Err(Malformed::Taken(task.place).into()),
             Some(old) if old.version >= task.version => {
                 return Err(Malformed::Version {
@@ -286,6 +290,7 @@ impl Draft<'_, '_> {
             Some(_) => {}
             None => self.add_task(&task, slot)?,
         }
+        self.index(before.as_deref(), &task)?;
         self.put(Key::Task(slot), Row::Task(task.into()));
         Ok(())
     }

@@ -26,7 +26,7 @@ pub use commit::{
     Change, Commit, CommitError, Committed, Conflict, Expect, Malformed, RequestCount, RequestKey,
     RequestRecord, StatusChange,
 };
-pub use group::{Effects, Group};
+pub use group::{Effects, Group, index_rows};
 pub use ledger::{Ledger, Promise, Retention};
 pub use lists::{BucketStatus, Lists, Withdrawn};
 pub use memory::Memory;

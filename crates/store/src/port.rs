@@ -67,6 +67,29 @@ pub trait Tasks: Send + Sync + 'static {
         after: Option<(Place, u64)>,
         max: usize,
     ) -> Result<Vec<(u64, Issuance)>, StoreError>;
+    /// Live tasks whose deadline is at `until` or earlier, earliest first, at most `max`.
+    async fn due(
+        &self,
+        until: Timestamp,
+        max: usize,
+    ) -> Result<Vec<(Timestamp, TaskId)>, StoreError>;
+    /// Live tasks that a node holds, by id: those after one, at most `max`. Without a node, the
+    /// issuer's own.
+    async fn held(
+        &self,
+        node: Option<&SpiffeId>,
+        after: Option<TaskId>,
+        max: usize,
+    ) -> Result<Vec<TaskId>, StoreError>;
+    /// How many tasks are live.
+    fn live_tasks(&self) -> Result<u64, StoreError>;
+    /// The latest expiry of what was minted under the task at each place; at 1970 if nothing was.
+    /// None where more than `max` were: then nobody looked through them.
+    async fn last_expiries(
+        &self,
+        places: Vec<Place>,
+        max: usize,
+    ) -> Result<Vec<Option<Timestamp>>, StoreError>;
     /// A request that was answered before.
     async fn request(&self, key: &RequestKey) -> Result<Option<RequestRecord>, StoreError>;
     /// How many requests are remembered, by caller and bucket. Reads all of them: for a start.

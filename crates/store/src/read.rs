@@ -1,5 +1,7 @@
 //! The reading half of the port, written once for every store that keeps rows.
 
+mod live;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use taskmint_id::SpiffeId;
 use taskmint_model::{
-    Bar, Denial, DenialId, Entry, EntryId, Issuance, JoinToken, Node, Task, TaskId,
+    Bar, Denial, DenialId, Entry, EntryId, Issuance, JoinToken, Node, Task, TaskId, Timestamp,
 };
 use taskmint_status::map::chunk_of;
 use taskmint_status::{LogId, Place, Record, Status, StatusMap};
@@ -125,6 +127,39 @@ impl<T: Rows> Tasks for T {
             Ok(found)
         })
         .await
+    }
+
+    async fn due(
+        &self,
+        until: Timestamp,
+        max: usize,
+    ) -> Result<Vec<(Timestamp, TaskId)>, StoreError> {
+        self.read(move |view| live::due(view, until, max)).await
+    }
+
+    async fn held(
+        &self,
+        node: Option<&SpiffeId>,
+        after: Option<TaskId>,
+        max: usize,
+    ) -> Result<Vec<TaskId>, StoreError> {
+        let by = node.map(|node| node.as_str().to_owned());
+        let by = by.unwrap_or_default();
+        self.read(move |view| live::held(view, &by, after, max))
+            .await
+    }
+
+    fn live_tasks(&self) -> Result<u64, StoreError> {
+        self.peek(live::count)
+    }
+
+    async fn last_expiries(
+        &self,
+        places: Vec<Place>,
+        max: usize,
+    ) -> Result<Vec<Option<Timestamp>>, StoreError> {
+        self.read(move |view| live::last_expiries(view, &places, max))
+            .await
     }
 
     async fn request(&self, key: &RequestKey) -> Result<Option<RequestRecord>, StoreError> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use taskmint_id::SpiffeId;
 use taskmint_model::{
     AuthorityId, Bar, Denial, DenialId, Entry, EntryId, Issuance, JoinToken, Node, Process, Task,
-    TaskId,
+    TaskId, Timestamp,
 };
 use taskmint_status::{Chunk, Record, Slot};
 
@@ -55,6 +55,12 @@ pub enum Key {
     Audit(u64),
     /// An authority.
     Authority(AuthorityId),
+    /// A live task's bucket, its deadline, and its index in the bucket.
+    Due(u32, Timestamp, u64),
+    /// Who holds a live task, by name, and the task. The issuer's own are held by no name.
+    Held(String, TaskId),
+    /// A bucket, whose live tasks are counted.
+    Live(u32),
 }
 
 /// What a row holds. Each variant belongs to the key of the same name; what is large is shared.
@@ -94,6 +100,12 @@ pub enum Row {
     Audit(Arc<AuditLine>),
     /// [`Key::Authority`].
     Authority(Arc<AuthorityRecord>),
+    /// [`Key::Due`].
+    Due(TaskId),
+    /// [`Key::Held`].
+    Held(Slot),
+    /// [`Key::Live`].
+    Live(u64),
 }
 
 /// Reads rows.
@@ -119,7 +131,10 @@ impl Key {
     /// The bucket that the row is swept with, as far as the key tells.
     pub fn bucket(&self) -> Option<u32> {
         match self {
-            Self::Block(bucket) | Self::Status(bucket, _) => Some(*bucket),
+            Self::Block(bucket)
+            | Self::Status(bucket, _)
+            | Self::Due(bucket, ..)
+            | Self::Live(bucket) => Some(*bucket),
             Self::Task(slot) | Self::Child(slot, _) | Self::Issuance(slot, _) => {
                 Some(slot.bucket())
             }
@@ -133,7 +148,7 @@ impl Row {
     /// id that names no bucket.
     pub fn bucket(&self) -> Option<u32> {
         match self {
-            Self::TaskId(slot) => Some(slot.bucket()),
+            Self::TaskId(slot) | Self::Held(slot) => Some(slot.bucket()),
             Self::Request(request) => Some(request.bucket),
             _ => None,
         }
@@ -168,6 +183,7 @@ typed! {
     token: Token(Arc<JoinToken>);
     denial: Denial(Arc<Denial>);
     denial_id: DenialId(u64);
+    live: Live(u64);
 }
 
 /// The error for a row that does not belong under its key.
@@ -199,7 +215,7 @@ pub fn request_hash(key: &RequestKey) -> [u8; 32] {
 /// Ranges over whole tables or all rows under one parent.
 pub(crate) mod span {
     use super::{Key, RangeInclusive, SpiffeId};
-    use taskmint_model::{AuthorityId, EntryId, Process};
+    use taskmint_model::{AuthorityId, EntryId, Process, TaskId, Timestamp};
     use taskmint_status::Slot;
 
     /// Sorts after every SPIFFE ID, which is ASCII.
@@ -292,6 +308,23 @@ pub(crate) mod span {
         let [first, last] = [0, u8::MAX].map(|octet| EntryId::from_octets([octet; 16]));
         let node = node.as_str().to_owned();
         Key::Bar(node.clone(), first, FIRST_PROCESS)..=Key::Bar(node, last, LAST_PROCESS)
+    }
+
+    /// Deadlines of live tasks, from a bucket's first on.
+    pub(crate) fn due(from: u32) -> RangeInclusive<Key> {
+        let last = Timestamp::from_millis(u64::MAX);
+        Key::Due(from, Timestamp::default(), 0)..=Key::Due(u32::MAX, last, u64::MAX)
+    }
+
+    /// What a holder holds, from a task on.
+    pub(crate) fn held(by: &str, from: Option<TaskId>) -> RangeInclusive<Key> {
+        let [first, last] = [0, u8::MAX].map(|octet| TaskId::from_octets([octet; 16]));
+        let from = from.unwrap_or(first);
+        Key::Held(by.to_owned(), from)..=Key::Held(by.to_owned(), last)
+    }
+
+    pub(crate) fn live() -> RangeInclusive<Key> {
+        Key::Live(0)..=Key::Live(u32::MAX)
     }
 
     pub(crate) fn authorities() -> RangeInclusive<Key> {
