@@ -3,7 +3,7 @@
 //! TLS judges a peer once, in the handshake. What goes on afterwards is judged here: a connection
 //! is registered under its task's place, and an end finds it there at once, however many others
 //! are open. [`Guarded`] makes any stream end with its [`Guard`], so that a server needs no code
-//! of its own for it.
+//! of its own for it; a stack that knows no tokio has a callback run ([`Connections::register_with`]).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -44,6 +44,7 @@ struct Open {
 struct Entry {
     spiffe_id: SpiffeId,
     binding: Option<TaskBinding>,
+    not_after: Timestamp,
     signal: Arc<Signal>,
 }
 
@@ -51,7 +52,10 @@ struct Entry {
 struct Signal {
     why: OnceLock<Refused>,
     token: CancellationToken,
+    callback: Mutex<Option<Callback>>,
 }
+
+type Callback = Box<dyn FnOnce(&Refused) + Send>;
 
 /// One registered connection; dropping it takes it off the register.
 pub struct Guard {
@@ -85,11 +89,34 @@ impl Connections {
     /// Registers the connection of a verified peer. A guard that is closed from the start belongs
     /// to a peer whose task ended in the meantime.
     pub fn register(&self, peer: &PeerSvid) -> Guard {
-        let signal = Arc::new(Signal::default());
+        self.register_signal(peer, Signal::default())
+    }
+
+    /// Registers a connection that `close` closes, for stacks without tokio: it is called once, with
+    /// the reason, by whichever thread brings the end, perhaps before this returns. So it should
+    /// be quick and not wait, as `shutdown` on a socket is. Not called once the guard is dropped.
+    ///
+    /// Certificates that expire are found by [`expire`](Self::expire), which
+    /// `follow` calls by itself.
+    pub fn register_with(
+        &self,
+        peer: &PeerSvid,
+        close: impl FnOnce(&Refused) + Send + 'static,
+    ) -> Guard {
+        let signal = Signal {
+            callback: Mutex::new(Some(Box::new(close))),
+            ..Signal::default()
+        };
+        self.register_signal(peer, signal)
+    }
+
+    fn register_signal(&self, peer: &PeerSvid, signal: Signal) -> Guard {
+        let signal = Arc::new(signal);
         let place = peer.place();
         let entry = Entry {
             spiffe_id: peer.spiffe_id.clone(),
             binding: peer.binding,
+            not_after: peer.not_after,
             signal: Arc::clone(&signal),
         };
         let number = {
@@ -129,37 +156,51 @@ impl Connections {
     /// Asks for the status of each connection again, and closes those that are refused.
     pub fn recheck(&self) {
         let Some(status) = &self.0.status else { return };
-        for entry in self
-            .0
-            .open
-            .lock()
-            .by_place
-            .values()
-            .flat_map(HashMap::values)
-        {
-            if let Err(refused) = judge(status.as_ref(), &entry.spiffe_id, entry.binding.as_ref()) {
-                entry.signal.close(refused);
+        self.close_where(|id, binding| judge(status.as_ref(), id, binding).err());
+    }
+
+    /// Closes those whose certificate has expired, and says when the next one will have. What was
+    /// registered with a callback closes by this alone; the others have timers of their own.
+    pub fn expire(&self) -> Option<Timestamp> {
+        let now = self.0.clock.now();
+        let (mut expired, mut next) = (Vec::new(), None);
+        for entry in self.0.open.lock().entries() {
+            let end = end_of(entry.not_after);
+            if end <= now {
+                expired.push(Arc::clone(&entry.signal));
+            } else {
+                next = Some(next.map_or(end, |next: Timestamp| next.min(end)));
             }
         }
+        for signal in expired {
+            signal.close(svid_expired());
+        }
+        next
+    }
+
+    /// As [`expire`](Self::expire): how long until the next one will have.
+    #[cfg(feature = "watch")]
+    pub(crate) fn expire_next(&self) -> Duration {
+        let next = self.expire();
+        // A clock of whole milliseconds may need another one.
+        next.map_or(Duration::MAX, |at| at.since(self.0.clock.now()))
+            .max(Duration::from_millis(1))
     }
 
     /// Closes those for which `why` has a reason.
-    #[cfg(feature = "watch")]
     pub(crate) fn close_where(
         &self,
         why: impl Fn(&SpiffeId, Option<&TaskBinding>) -> Option<Refused>,
     ) {
-        for entry in self
-            .0
-            .open
-            .lock()
-            .by_place
-            .values()
-            .flat_map(HashMap::values)
-        {
-            if let Some(refused) = why(&entry.spiffe_id, entry.binding.as_ref()) {
-                entry.signal.close(refused);
+        let mut refused = Vec::new();
+        for entry in self.0.open.lock().entries() {
+            if let Some(why) = why(&entry.spiffe_id, entry.binding.as_ref()) {
+                refused.push((Arc::clone(&entry.signal), why));
             }
+        }
+        // Without the lock: a callback may drop its guard.
+        for (signal, why) in refused {
+            signal.close(why);
         }
     }
 
@@ -180,11 +221,21 @@ impl fmt::Debug for Connections {
     }
 }
 
+impl Open {
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.by_place.values().flat_map(HashMap::values)
+    }
+}
+
 impl Signal {
     fn close(&self, why: Refused) {
         // The first reason stays: it is what closed the connection.
-        self.why.get_or_init(|| why);
+        let why = self.why.get_or_init(|| why);
         self.token.cancel();
+        let callback = self.callback.lock().take();
+        if let Some(close) = callback {
+            close(why);
+        }
     }
 }
 
@@ -207,12 +258,11 @@ impl Guard {
         if let Some(why) = self.signal.why.get() {
             return Some(why.clone());
         }
-        let expired = self.inner.clock.now().secs() > self.not_after.secs();
-        expired.then(|| Refused::new("SVID_EXPIRED", "the peer's certificate has expired"))
+        (self.inner.clock.now() >= end_of(self.not_after)).then(svid_expired)
     }
 
-    /// Cancelled when the connection has to be closed before its certificate expires; expiry
-    /// itself does not cancel it.
+    /// Cancelled when the connection has to be closed before its certificate expires; for expiry,
+    /// it is [`Connections::expire`] that cancels it.
     pub fn token(&self) -> &CancellationToken {
         &self.signal.token
     }
@@ -229,10 +279,9 @@ impl Guard {
         }
     }
 
-    /// The certificate counts to the end of its last second.
     fn next_look(&self) -> Duration {
-        let end = self.not_after.floor_to_second() + Duration::from_millis(1000);
-        end.since(self.inner.clock.now())
+        end_of(self.not_after)
+            .since(self.inner.clock.now())
             .clamp(Duration::from_millis(10), LOOK)
     }
 }
@@ -245,6 +294,8 @@ impl fmt::Debug for Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        // What was captured may hold the connection open.
+        drop(self.signal.callback.lock().take());
         let mut open = self.inner.open.lock();
         if let Some(entries) = open.by_place.get_mut(&self.place) {
             entries.remove(&self.number);
@@ -333,4 +384,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
+}
+
+/// A certificate counts to the end of its last second.
+fn end_of(not_after: Timestamp) -> Timestamp {
+    not_after.floor_to_second() + Duration::from_millis(1000)
+}
+
+fn svid_expired() -> Refused {
+    Refused::new("SVID_EXPIRED", "the peer's certificate has expired")
 }

@@ -16,7 +16,8 @@ const LOOK: Duration = Duration::from_millis(500);
 
 impl Connections {
     /// Closes the connections of each task that `watch` hears to have ended or been suspended,
-    /// and all of the watched trust domain once nothing can be believed any more for [`GRACE`].
+    /// those whose certificate expires, and all of the watched trust domain once nothing can be
+    /// believed any more for [`GRACE`].
     /// Runs until it is dropped, and keeps the watch alive.
     ///
     /// The registry's own status check should be the same watch: it decides what is refused after
@@ -27,8 +28,13 @@ impl Connections {
         self.recheck();
         let mut look = tokio::time::interval(LOOK);
         let mut closed_looks = 0;
+        let mut expiry = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
         loop {
             tokio::select! {
+                () = &mut expiry => {
+                    let next = self.expire_next().min(LOOK);
+                    expiry.as_mut().reset(tokio::time::Instant::now() + next);
+                }
                 event = events.next() => match event {
                     Some(event) => self.on_event(event, &watch),
                     None => return,

@@ -10,6 +10,9 @@ mod x509;
 #[cfg(feature = "watch")]
 #[cfg(test)]
 mod bundles;
+#[cfg(all(feature = "connections", feature = "rustls", feature = "tower"))]
+#[cfg(test)]
+mod closing;
 #[cfg(feature = "connections")]
 #[cfg(test)]
 mod connections;

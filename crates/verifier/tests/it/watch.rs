@@ -168,6 +168,22 @@ async fn an_open_connection_is_closed_when_its_task_ends() {
 }
 
 #[tokio::test]
+async fn a_connection_with_a_callback_is_closed_when_its_certificate_ends() {
+    let stage = Stage::synced().await;
+    let clock = Arc::new(stage.world.clock.clone());
+    let connections = Connections::new(clock, None);
+    let follow = tokio::spawn(connections.clone().follow(stage.watch.clone()));
+    let leaf = stage.world.task("/agent", 1);
+    let peer = verify_x509(&chain(&leaf), &stage.world.bundles(), stage.world.now()).unwrap();
+    let (say, said) = tokio::sync::oneshot::channel();
+    let _guard = connections.register_with(&peer, move |why| say.send(why.reason).unwrap());
+    let end = peer.not_after + Duration::from_secs(1);
+    stage.world.clock.advance(end.since(stage.world.now()));
+    assert_eq!(said.await.unwrap(), "SVID_EXPIRED");
+    follow.abort();
+}
+
+#[tokio::test]
 async fn a_stale_watch_refuses_and_says_why() {
     let stage = Stage::synced().await;
     assert_eq!(stage.ask(1), Ok(()));
