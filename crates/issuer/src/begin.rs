@@ -150,8 +150,7 @@ impl Issuer {
             }
         };
         asked.written(&task);
-        let expiry = svid.as_ref().map(|svid| svid.expires_at);
-        self.publish_minted(task.clone(), expiry.unwrap_or_default());
+        self.publish(task.clone());
         Ok(Some(Began {
             task,
             svid,

@@ -1,47 +1,58 @@
-//! What is live now, in memory: deadlines, which node holds what, and how long what was minted
-//! lasts. Rebuilt at start.
+//! What is due soon, in memory, and what is being minted or ended at this moment. How many tasks are
+//! live makes no difference to it: the store finds them by deadline and by holder.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use taskmint_id::SpiffeId;
 use taskmint_model::{Task, TaskId, Timestamp};
+use taskmint_store::{Store, StoreError};
 use tokio::sync::Notify;
 
-/// Live tasks by deadline and by node.
+/// How far ahead deadlines are read. Also how long one may be late whose task was written by a
+/// request that was given up before it could say so.
+const AHEAD: Duration = Duration::from_secs(60);
+
+/// How many deadlines are read at once.
+const SOON: usize = 8192;
+
+/// How long a mint that nobody followed to its end is kept after its expiry: longer than any
+/// receipt asks for it.
+const KEPT: Duration = Duration::from_secs(3600);
+
+/// Tasks that are due soon, and those in motion.
 #[derive(Debug, Default)]
 pub(crate) struct Live {
     index: Mutex<Index>,
+    /// Held while deadlines are read.
+    reading: tokio::sync::Mutex<()>,
     /// Told when the end of a task was written, or was not.
     settled: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Index {
-    deadlines: BTreeSet<(Timestamp, TaskId)>,
-    tasks: HashMap<TaskId, Known>,
-    nodes: HashMap<SpiffeId, HashSet<TaskId>>,
+    /// Every deadline up to `known_to`, and some after it.
+    soon: BTreeSet<(Timestamp, TaskId)>,
+    /// Where the tasks in it are.
+    deadlines: HashMap<TaskId, Timestamp>,
+    /// At 1970 until deadlines are read for the first time.
+    known_to: Timestamp,
+    /// While deadlines are read: whose change came meanwhile, and is newer than what is read.
+    changed: Option<HashSet<TaskId>>,
     /// Tasks whose end is being written, and how often.
     ending: HashMap<TaskId, u32>,
-    /// Minted under tasks that are durable, but not known here yet.
-    early: HashMap<TaskId, Early>,
-}
-
-#[derive(Debug)]
-struct Known {
-    deadline: Timestamp,
-    node: Option<SpiffeId>,
-    /// The latest expiry of anything minted under it; at 1970 if nothing was.
-    last_expiry: Timestamp,
+    /// What is being recorded, by task.
+    minting: HashMap<TaskId, Mints>,
 }
 
 #[derive(Debug, Default)]
-struct Early {
+struct Mints {
     last_expiry: Timestamp,
-    mints: u32,
+    count: u32,
 }
 
-/// A credential that is about to be recorded. Its expiry counts from here on, whatever comes of it:
+/// A credential that is about to be recorded. Its expiry counts until it is known what came of it:
 /// later than true is true as well.
 #[derive(Debug)]
 pub(crate) struct Minting<'l> {
@@ -60,25 +71,19 @@ pub(crate) struct Ending<'l> {
 impl Live {
     /// Takes in the task as it is now: an ended one is forgotten.
     pub(crate) fn note(&self, task: &Task) {
-        self.note_minted(task, Timestamp::default());
+        let mut index = self.index.lock();
+        index.forget(task.id);
+        let at = task.times.deadline;
+        let is_read = index.changed.as_mut().map(|it| it.insert(task.id));
+        if !task.is_ended() && (is_read.is_some() || at <= index.known_to) {
+            index.insert(at, task.id);
+            index.trim();
+        }
     }
 
-    /// Takes in a task under which something was minted that lasts until `expiry`.
-    pub(crate) fn note_minted(&self, task: &Task, expiry: Timestamp) {
-        let mut index = self.index.lock();
-        let before = index.forget(task.id).max(expiry);
-        if !task.is_ended() {
-            index.deadlines.insert((task.times.deadline, task.id));
-            let known = Known {
-                deadline: task.times.deadline,
-                node: task.holder.node.clone(),
-                last_expiry: before,
-            };
-            index.tasks.insert(task.id, known);
-            if let Some(node) = &task.holder.node {
-                index.nodes.entry(node.clone()).or_default().insert(task.id);
-            }
-        }
+    /// Forgets a task that is not there.
+    pub(crate) fn forget(&self, id: TaskId) {
+        self.index.lock().forget(id);
     }
 
     /// Something that lasts until `expiry` is about to be recorded. Waits while an end of the task
@@ -89,7 +94,9 @@ impl Live {
             {
                 let mut index = self.index.lock();
                 if !index.ending.contains_key(&id) {
-                    index.raise(id, expiry);
+                    let mints = index.minting.entry(id).or_default();
+                    mints.last_expiry = mints.last_expiry.max(expiry);
+                    mints.count += 1;
                     return Minting { live: self, id };
                 }
             }
@@ -106,60 +113,92 @@ impl Live {
         Ending { live: self, ids }
     }
 
-    /// Tasks whose deadline has passed at `now`, at most `max`.
-    pub(crate) fn due(&self, now: Timestamp, max: usize) -> Vec<TaskId> {
-        let index = self.index.lock();
+    /// Forgets mints that nobody followed to their end, once their expiry tells nobody anything.
+    pub(crate) fn forget_lost(&self, now: Timestamp) {
+        let mut index = self.index.lock();
         index
-            .deadlines
-            .iter()
-            .take_while(|(at, _)| *at <= now)
-            .take(max)
-            .map(|(_, id)| *id)
-            .collect()
+            .minting
+            .retain(|_, mints| mints.last_expiry + KEPT > now);
     }
 
-    /// The earliest deadline.
+    /// Tasks whose deadline has passed at `now`, at most `max`. Reads on from the store where what
+    /// is in memory does not say.
+    pub(crate) async fn due(
+        &self,
+        store: &dyn Store,
+        now: Timestamp,
+        max: usize,
+    ) -> Result<Vec<TaskId>, StoreError> {
+        let found = self.index.lock().due(now, max);
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        if self.index.lock().known_to <= now {
+            self.read(store, now).await?;
+        }
+        Ok(self.index.lock().due(now, max))
+    }
+
+    /// The earliest deadline that is known.
     pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
-        self.index.lock().deadlines.first().map(|(at, _)| *at)
+        self.index.lock().soon.first().map(|(at, _)| *at)
     }
 
-    /// Live tasks that the node holds.
-    pub(crate) fn held_by(&self, node: &SpiffeId) -> Vec<TaskId> {
-        self.index
-            .lock()
-            .nodes
-            .get(node)
-            .into_iter()
-            .flatten()
-            .copied()
-            .collect()
-    }
-
-    /// How many tasks are live.
-    pub(crate) fn count(&self) -> usize {
-        self.index.lock().tasks.len()
+    async fn read(&self, store: &dyn Store, now: Timestamp) -> Result<(), StoreError> {
+        let _one = self.reading.lock().await;
+        let until = now + AHEAD;
+        self.index.lock().changed = Some(HashSet::new());
+        // If this is given up, too much is remembered until the next time, and never too little.
+        let read = store.due(until, SOON).await;
+        let mut index = self.index.lock();
+        let changed = index.changed.take().unwrap_or_default();
+        let read = read?;
+        // Of those at the last instant some may be missing.
+        let known_to = match read.last() {
+            Some((last, _)) if read.len() >= SOON => *last - Duration::from_millis(1),
+            _ => until,
+        };
+        for (at, id) in read {
+            if !changed.contains(&id) {
+                index.forget(id);
+                index.insert(at, id);
+            }
+        }
+        index.known_to = known_to;
+        index.trim();
+        Ok(())
     }
 }
 
 impl Minting<'_> {
-    /// Nothing was recorded. A task that has ended will not be noted again, so that what is kept
-    /// for it would stay for good.
+    /// It is on record: from now on the store tells.
+    pub(crate) fn recorded(self) {
+        self.settle();
+    }
+
+    /// Nothing was recorded, and nothing will be.
     pub(crate) fn failed(self) {
+        self.settle();
+    }
+
+    fn settle(self) {
         let mut index = self.live.index.lock();
-        if let Some(early) = index.early.get_mut(&self.id) {
-            early.mints -= 1;
-            if early.mints == 0 {
-                index.early.remove(&self.id);
+        if let Some(mints) = index.minting.get_mut(&self.id) {
+            mints.count -= 1;
+            if mints.count == 0 {
+                index.minting.remove(&self.id);
             }
         }
     }
 }
 
 impl Ending<'_> {
-    /// The latest expiry of what was minted under one of them, if that is known.
-    pub(crate) fn last_expiry(&self, id: TaskId) -> Option<Timestamp> {
+    /// The latest expiry of what is being recorded under one of them; at 1970 if nothing is. What
+    /// was on record before this began is for the store to tell.
+    pub(crate) fn last_expiry(&self, id: TaskId) -> Timestamp {
         let index = self.live.index.lock();
-        index.tasks.get(&id).map(|known| known.last_expiry)
+        let mints = index.minting.get(&id);
+        mints.map(|mints| mints.last_expiry).unwrap_or_default()
     }
 }
 
@@ -180,45 +219,43 @@ impl Drop for Ending<'_> {
 }
 
 impl Index {
-    fn raise(&mut self, id: TaskId, expiry: Timestamp) {
-        if let Some(known) = self.tasks.get_mut(&id) {
-            known.last_expiry = known.last_expiry.max(expiry);
-            return;
-        }
-        let early = self.early.entry(id).or_default();
-        early.last_expiry = early.last_expiry.max(expiry);
-        early.mints += 1;
+    fn due(&self, now: Timestamp, max: usize) -> Vec<TaskId> {
+        let due = self.soon.iter().take_while(|(at, _)| *at <= now);
+        due.take(max).map(|(_, id)| *id).collect()
     }
 
-    /// Forgets a task; returns the latest expiry of what was minted under it.
-    fn forget(&mut self, id: TaskId) -> Timestamp {
-        let early = self.early.remove(&id);
-        let early = early.map_or(Timestamp::default(), |early| early.last_expiry);
-        let Some(Known {
-            deadline,
-            node,
-            last_expiry,
-        }) = self.tasks.remove(&id)
-        else {
-            return early;
-        };
-        self.deadlines.remove(&(deadline, id));
-        if let Some(node) = node
-            && let Some(held) = self.nodes.get_mut(&node)
-        {
-            held.remove(&id);
-            if held.is_empty() {
-                self.nodes.remove(&node);
-            }
+    fn insert(&mut self, at: Timestamp, id: TaskId) {
+        self.soon.insert((at, id));
+        self.deadlines.insert(id, at);
+    }
+
+    fn forget(&mut self, id: TaskId) {
+        if let Some(at) = self.deadlines.remove(&id) {
+            self.soon.remove(&(at, id));
         }
-        last_expiry.max(early)
+    }
+
+    /// Gives up the latest deadlines where there are too many: they are read again.
+    fn trim(&mut self) {
+        if self.soon.len() <= 2 * SOON || self.changed.is_some() {
+            return;
+        }
+        while self.soon.len() > SOON
+            && let Some((at, id)) = self.soon.pop_last()
+        {
+            self.deadlines.remove(&id);
+            self.known_to = self.known_to.min(at - Duration::from_millis(1));
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
+
+    use taskmint_status::LogId;
+    use taskmint_store::conformance::sample::{self, BUCKET, NOW};
+    use taskmint_store::{Commits, Memory};
 
     use super::*;
 
@@ -238,23 +275,109 @@ mod tests {
         drop(first);
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert!(!mint.is_finished(), "the other end is still being written");
-        assert!(live.index.lock().early.is_empty());
+        assert!(live.index.lock().minting.is_empty());
         drop(second);
         mint.await.unwrap();
         let index = live.index.lock();
-        assert!(index.ending.is_empty() && index.early.is_empty());
+        assert!(index.ending.is_empty() && index.minting.is_empty());
     }
 
     #[tokio::test]
-    async fn what_is_minted_before_a_task_is_known_counts_once_it_is() {
+    async fn what_is_being_recorded_counts_until_the_store_tells() {
         let live = Live::default();
         let id = TaskId::from_octets([1; 16]);
-        let _kept = live.minting(id, at(7)).await;
+        let first = live.minting(id, at(7)).await;
         live.minting(id, at(9)).await.failed();
-        assert_eq!(live.ending(vec![id]).last_expiry(id), None, "not known yet");
-        let mut index = live.index.lock();
+        let _lost = live.minting(id, at(8)).await;
+        let last = || live.ending(vec![id]).last_expiry(id);
         // The one that failed counts too: later than true is true as well.
-        assert_eq!(index.forget(id), at(9));
-        assert!(index.early.is_empty());
+        assert_eq!(last(), at(9));
+        first.recorded();
+        assert_eq!(last(), at(9), "nobody knows what came of the one");
+        live.forget_lost(at(9) + KEPT - Duration::from_millis(1));
+        assert_eq!(last(), at(9));
+        live.forget_lost(at(9) + KEPT);
+        assert_eq!(last(), at(0));
+    }
+
+    async fn store(tasks: &[Task]) -> Memory {
+        let store = Memory::new(LogId([7; 8]));
+        for task in tasks {
+            store.commit(sample::begin(task)).await.unwrap();
+        }
+        store
+    }
+
+    /// Tasks whose deadlines lie this many milliseconds after now.
+    fn tasks(deadlines: impl IntoIterator<Item = u64>) -> Vec<Task> {
+        let deadlines = deadlines.into_iter().zip(1..);
+        let task = |(after, number)| {
+            let slot = taskmint_status::Slot::new(BUCKET, number).unwrap();
+            let mut task = sample::task_at(slot.in_log(LogId([7; 8])), number);
+            task.times.deadline = NOW + Duration::from_millis(after);
+            task
+        };
+        deadlines.map(task).collect()
+    }
+
+    #[tokio::test]
+    async fn only_what_is_due_soon_is_in_memory() {
+        let far = AHEAD.as_millis() as u64 + 1;
+        let tasks = tasks([far, 5, 0, 3 * far, 7]);
+        let store = store(&tasks).await;
+        let live = Live::default();
+        assert_eq!(live.due(&store, NOW, 9).await.unwrap(), [tasks[2].id]);
+        assert_eq!(live.index.lock().soon.len(), 3);
+        // One that comes later than what is known of is left to the store; an earlier one is not.
+        live.note(&tasks[0]);
+        assert_eq!(live.index.lock().soon.len(), 3);
+        live.note(&sample::ended(&tasks[2]));
+        store.commit(sample::end(&tasks[2])).await.unwrap();
+        assert_eq!(live.next_deadline(), Some(tasks[1].times.deadline));
+        let later = NOW + Duration::from_millis(far);
+        let due = live.due(&store, later, 9).await.unwrap();
+        assert_eq!(due, [tasks[1].id, tasks[4].id], "what is known goes first");
+        for task in [&tasks[1], &tasks[4]] {
+            store.commit(sample::end(task)).await.unwrap();
+            live.note(&sample::ended(task));
+        }
+        let due = live.due(&store, later, 9).await.unwrap();
+        assert_eq!(due, [tasks[0].id]);
+    }
+
+    #[tokio::test]
+    async fn a_backlog_is_read_piece_by_piece_and_nothing_of_it_is_missed() {
+        let count = 2 * SOON as u64 + 100;
+        // Many at one instant: a piece may end in the midst of them.
+        let tasks = tasks((0..count).map(|number| number / 5000));
+        let store = store(&tasks).await;
+        let (live, now) = (Live::default(), NOW + Duration::from_secs(1));
+        let mut ended = HashSet::new();
+        loop {
+            let due = live.due(&store, now, 1000).await.unwrap();
+            assert!(live.index.lock().soon.len() <= 2 * SOON);
+            if due.is_empty() {
+                break;
+            }
+            for id in due {
+                assert!(ended.insert(id), "{id} twice");
+                let task = tasks.iter().find(|task| task.id == id).unwrap();
+                store.commit(sample::end(task)).await.unwrap();
+                live.note(&sample::ended(task));
+            }
+        }
+        assert_eq!(ended.len(), tasks.len());
+    }
+
+    #[test]
+    fn many_short_tasks_are_left_to_the_store() {
+        let live = Live::default();
+        live.index.lock().known_to = NOW + AHEAD;
+        for task in tasks((0..2 * SOON as u64 + 1).rev()) {
+            live.note(&task);
+        }
+        let index = live.index.lock();
+        assert_eq!((index.soon.len(), index.deadlines.len()), (SOON, SOON));
+        assert!(index.soon.iter().all(|(at, _)| *at <= index.known_to));
     }
 }

@@ -348,7 +348,10 @@ impl Issuer {
             changes: vec![Change::Issue(record)],
         };
         match self.store.commit(commit).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                minting.recorded();
+                Ok(())
+            }
             Err(CommitError::Conflict(_)) => {
                 minting.failed();
                 let message = "the task ended meanwhile";

@@ -15,6 +15,9 @@ use crate::leases::Renewal;
 use crate::refused::{RefusalKind, Refused};
 use crate::{Cause, Issuer, MintedX509, Principal};
 
+/// Tasks that are looked up at once.
+pub(crate) const PAGE: usize = 1024;
+
 /// What an attestor vouches for.
 #[derive(Debug, Clone)]
 pub struct AttestedNode {
@@ -129,7 +132,7 @@ impl Issuer {
                 },
                 Err(error) => return Err(error.into()),
             }
-            self.publish_minted(task, svid.expires_at);
+            self.publish(task);
             if let Some(before) = known {
                 self.supersede(&before.current, before.pending.as_ref())
                     .await;
@@ -249,7 +252,7 @@ impl Issuer {
                 Err(CommitError::Conflict(_)) => continue,
                 Err(error) => return Err(error.into()),
             }
-            self.publish_minted(made.task, made.svid.expires_at);
+            self.publish(made.task);
             if let Some(replaced) = replaced {
                 self.supersede(&replaced, None).await;
             }
@@ -309,8 +312,25 @@ impl Issuer {
     }
 
     /// How many live tasks the node holds.
-    pub fn held_by(&self, node: &SpiffeId) -> usize {
-        self.live.held_by(node).len()
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn held_by(&self, node: &SpiffeId) -> Result<usize, Refused> {
+        let (mut count, mut after) = (0, None);
+        while let Some(page) = self.held_after(node, after).await? {
+            (count, after) = (count + page.len(), page.last().copied());
+        }
+        Ok(count)
+    }
+
+    /// The next live tasks that a node holds, in order of their ids; none when there are no more.
+    async fn held_after(
+        &self,
+        node: &SpiffeId,
+        after: Option<TaskId>,
+    ) -> Result<Option<Vec<TaskId>>, Refused> {
+        let page = self.store.held(Some(node), after, PAGE).await?;
+        Ok((!page.is_empty()).then_some(page))
     }
 
     /// P12: a reconnected agent adopts tasks whose holder lives, and the rest end.
@@ -337,7 +357,17 @@ impl Issuer {
     pub async fn lapse_leases(&self) {
         for node in self.leases.lapse(self.clock.now()) {
             tracing::warn!(%node, "the node's lease lapsed: its tasks end");
-            for id in self.live.held_by(&node) {
+            if let Err(error) = self.end_lost(&node).await {
+                tracing::error!(%node, %error, "a lost node's tasks could not be read");
+            }
+        }
+    }
+
+    async fn end_lost(&self, node: &SpiffeId) -> Result<(), Refused> {
+        let mut after = None;
+        while let Some(page) = self.held_after(node, after).await? {
+            after = page.last().copied();
+            for id in page {
                 let ended = self
                     .end(&Principal::Issuer, id, Cause::NODE_LOST, "lease lapsed")
                     .await;
@@ -346,6 +376,7 @@ impl Issuer {
                 }
             }
         }
+        Ok(())
     }
 
     /// Evicts or bans a node: its tasks end, its own with them. Returns how many.
@@ -439,8 +470,17 @@ impl Issuer {
             "node.suspend",
         )
         .await?;
-        for id in self.live.held_by(&node.id) {
-            self.suspend(&Principal::Issuer, id, why, None).await?;
+        let mut after = None;
+        while let Some(page) = self.held_after(&node.id, after).await? {
+            after = page.last().copied();
+            for id in page {
+                match self.suspend(&Principal::Issuer, id, why, None).await {
+                    Ok(_) => {}
+                    // Meanwhile.
+                    Err(refused) if refused.reason == "ALREADY_ENDED" => {}
+                    Err(refused) => return Err(refused),
+                }
+            }
         }
         Ok(())
     }
@@ -448,16 +488,27 @@ impl Issuer {
     /// P11: a node that attested anew is the honest one; what was suspended because its state was
     /// copied goes on. What somebody else suspended stays so.
     async fn resume_tasks_of(&self, node: &SpiffeId) {
-        for id in self.live.held_by(node) {
-            let task = self.store.task(id).await.ok().flatten();
-            let ours = task.is_some_and(|task| match task.state {
-                State::Suspended { own: Some(own), .. } => own.by == Actor::Issuer,
-                _ => false,
-            });
-            if ours && let Err(error) = self.resume(&Principal::Issuer, id, None).await {
-                tracing::warn!(task = %id, %error, "a task stays suspended");
+        if let Err(error) = self.resume_held(node).await {
+            tracing::warn!(%node, %error, "its tasks could not be read: they stay suspended");
+        }
+    }
+
+    async fn resume_held(&self, node: &SpiffeId) -> Result<(), Refused> {
+        let mut after = None;
+        while let Some(page) = self.held_after(node, after).await? {
+            after = page.last().copied();
+            for id in page {
+                let task = self.store.task(id).await?;
+                let ours = task.is_some_and(|task| match task.state {
+                    State::Suspended { own: Some(own), .. } => own.by == Actor::Issuer,
+                    _ => false,
+                });
+                if ours && let Err(error) = self.resume(&Principal::Issuer, id, None).await {
+                    tracing::warn!(task = %id, %error, "a task stays suspended");
+                }
             }
         }
+        Ok(())
     }
 
     async fn put_node(
@@ -482,9 +533,12 @@ impl Issuer {
     /// Live tasks that a node holds, its own not among them.
     pub async fn tasks_on(&self, node: &SpiffeId) -> Result<Vec<Task>, Refused> {
         let mut tasks = Vec::new();
-        for id in self.live.held_by(node) {
-            if let Some(task) = self.store.task(id).await?.filter(|task| !task.is_ended()) {
-                tasks.push(task);
+        let mut after = None;
+        while let Some(page) = self.held_after(node, after).await? {
+            after = page.last().copied();
+            for id in page {
+                let task = self.store.task(id).await?;
+                tasks.extend(task.filter(|task| !task.is_ended()));
             }
         }
         tasks.sort_by_key(|task| (task.times.opened, task.id));

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use taskmint_id::SpiffeId;
 use taskmint_lifecycle::Changes;
-use taskmint_model::{EndTrace, State, Task, TaskId, TaskKind, Timestamp};
+use taskmint_model::{EndTrace, State, Task, TaskKind, Timestamp};
 use taskmint_store::{Change, Commit, Promise};
 use tokio::time::Instant;
 
@@ -39,6 +39,9 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// How long after an end its wait may begin, if it was announced with the end.
 const ANNOUNCED: Duration = Duration::from_secs(2);
+
+/// Of more than so many credentials under one task, the last expiry is bounded and not looked for.
+const MAX_MINTS: usize = 4_096;
 
 /// What verifiers were promised at most before promises were noted.
 const UNKNOWN_PROMISE: Duration = Duration::from_secs(6 * 60);
@@ -189,16 +192,29 @@ impl Issuer {
 
     /// Writes into the ends that are about to be committed what bounds them. Nothing is minted
     /// under them until the returned value is dropped.
-    pub(crate) fn trace_ends(&self, changes: &mut Changes, now: Timestamp) -> Ending<'_> {
+    ///
+    /// # Errors
+    /// When what was minted under them can't be read.
+    pub(crate) async fn trace_ends(
+        &self,
+        changes: &mut Changes,
+        now: Timestamp,
+    ) -> Result<Ending<'_>, Refused> {
         let ended = changes.tasks.iter().map(|(task, _)| task);
         let ended: Vec<_> = ended.filter(|task| task.is_ended()).collect();
         let ending = self.live.ending(ended.iter().map(|task| task.id).collect());
-        let own = |task: &Task| {
-            let known = ending.last_expiry(task.id);
-            known.unwrap_or_else(|| task.times.limit.min(now + self.cap_of(task.kind)))
-        };
-        let mut last: HashMap<TaskId, Timestamp> =
-            ended.iter().map(|task| (task.id, own(task))).collect();
+        // First what is being recorded, then what is on record: nothing slips from the one to the
+        // other in between.
+        let moving = ended.iter().map(|task| ending.last_expiry(task.id));
+        let moving: Vec<_> = moving.collect();
+        let places = ended.iter().map(|task| task.place).collect();
+        let longest = self.store.longest_credential().await?;
+        let recorded = self.store.last_expiries(places, MAX_MINTS).await?;
+        let mut last = HashMap::new();
+        for ((task, moving), recorded) in ended.iter().zip(moving).zip(recorded) {
+            let recorded = recorded.unwrap_or_else(|| latest_expiry(task, longest, now));
+            last.insert(task.id, recorded.max(moving));
+        }
         // Deepest first, so that each hands up what it got from below.
         let mut upward: Vec<_> = ended
             .iter()
@@ -216,31 +232,7 @@ impl Issuer {
                 trace.last_expiry = last.get(&task.id).copied();
             }
         }
-        ending
-    }
-
-    /// The longest that this process mints for a task of a kind.
-    fn cap_of(&self, kind: TaskKind) -> Duration {
-        let settings = &self.settings;
-        match kind {
-            TaskKind::Node => settings.node_ttl,
-            TaskKind::Server => settings.server_ttl,
-            TaskKind::Explicit | TaskKind::Implicit => {
-                settings.x509_ttl_cap.max(settings.jwt_ttl_cap)
-            }
-        }
-    }
-
-    /// The latest expiry of what an earlier process may have minted under a task that is live at
-    /// start.
-    pub(crate) fn expiry_at_start(&self, task: &Task, longest: Option<Duration>) -> Timestamp {
-        let at_most = match task.kind {
-            // Their deadline is their limit, and what they have lasts as long.
-            TaskKind::Node | TaskKind::Server => None,
-            TaskKind::Explicit | TaskKind::Implicit => longest,
-        };
-        let deadline = task.times.deadline;
-        at_most.map_or(deadline, |span| deadline.min(self.clock.now() + span))
+        Ok(ending)
     }
 
     /// Says durably how long verifiers may believe the heads to come, before the first is signed.
@@ -305,6 +297,18 @@ impl Drop for Share {
             if *waiting == 0 {
                 waits.remove(&self.node);
             }
+        }
+    }
+}
+
+/// The latest expiry that anything minted under a task so far can have.
+fn latest_expiry(task: &Task, longest: Option<Duration>, now: Timestamp) -> Timestamp {
+    let limit = task.times.limit;
+    match task.kind {
+        // What they have lasts as long as they do.
+        TaskKind::Node | TaskKind::Server => limit,
+        TaskKind::Explicit | TaskKind::Implicit => {
+            longest.map_or(limit, |span| limit.min(now + span))
         }
     }
 }

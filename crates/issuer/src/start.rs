@@ -1,22 +1,27 @@
-//! Start: keys are loaded or made, live tasks read, deadlines applied before anything is served.
+//! Start: keys are loaded or made, deadlines applied before anything is served. What is live and not
+//! due is not looked at.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use taskmint_id::Bundle;
 use taskmint_mint::{Authority, LogStart, PublicKey, Sealed};
-use taskmint_model::{Clock, Entropy, NodeState, Task, TaskKind, Timestamp};
+use taskmint_model::{Clock, Entropy, NodeState, Task, Timestamp};
 use taskmint_store::{
-    AuthorityRecord, AuthorityState, Change, Commit, KeyUse, LogPosition, Store, TaskQuery,
+    AuthorityRecord, AuthorityState, Change, Commit, KeyUse, LogPosition, Store, StoreError,
 };
 use tokio::sync::{broadcast, watch};
 
 use crate::entries::EntrySet;
 use crate::log::Signer;
+use crate::nodes::PAGE;
 use crate::receipts::Bounds;
 use crate::refused::Refused;
 use crate::watchers::Watchers;
 use crate::{Cause, Issuer, MintedX509, Principal, Settings};
+
+/// How long a start waits for requests to be counted.
+const COUNTING: Duration = Duration::from_millis(100);
 
 impl Issuer {
     /// Starts an issuer over its ports. On return keys are active, tasks past their deadline have
@@ -59,8 +64,8 @@ impl Issuer {
         });
         issuer.promise().await?;
         issuer.load_keys().await?;
-        issuer.load_tasks().await?;
-        issuer.requests.load(issuer.store.request_counts().await?);
+        issuer.end_overdue().await?;
+        issuer.load_requests().await?;
         issuer.grant_leases().await?;
         issuer.sign_head(None).await?;
         Ok(issuer)
@@ -127,36 +132,44 @@ impl Issuer {
         Ok(())
     }
 
-    async fn load_tasks(&self) -> Result<(), Refused> {
-        let longest = self.store.longest_credential().await?;
-        let mut query = TaskQuery {
-            live_only: true,
-            ..Default::default()
-        };
+    async fn end_overdue(&self) -> Result<(), Refused> {
+        // Each start has a server SVID of its own; the one before is nobody's.
+        let mut after = None;
         loop {
-            let page = self.store.tasks(&query).await?;
-            for task in &page.items {
-                let expiry = self.expiry_at_start(task, longest);
-                self.live.note_minted(task, expiry);
-                if task.kind == TaskKind::Server {
-                    // Each start has a server SVID of its own; the one before is nobody's.
-                    self.end(&Principal::Issuer, task.id, Cause::SUPERSEDED, "restart")
-                        .await?;
-                }
+            let own = self.store.held(None, after, PAGE).await?;
+            for id in &own {
+                self.end(&Principal::Issuer, *id, Cause::SUPERSEDED, "restart")
+                    .await?;
             }
-            match page.next {
-                Some(next) => query.after = Some(next),
+            match own.last() {
+                Some(last) => after = Some(*last),
                 None => break,
             }
         }
-        while self
-            .live
-            .next_deadline()
-            .is_some_and(|at| at <= self.clock.now())
-        {
-            self.expire().await;
-        }
+        while self.end_due().await? > 0 {}
         Ok(())
+    }
+
+    /// How many requests each caller has remembered is soon known, or known later: with millions of
+    /// them nobody is kept waiting for a bound. Whether a request was answered before is asked of
+    /// the store in any case.
+    async fn load_requests(self: &Arc<Self>) -> Result<(), Refused> {
+        let (store, issuer) = (Arc::clone(&self.store), Arc::downgrade(self));
+        let mut loading = tokio::spawn(async move {
+            let counts = store.request_counts().await;
+            drop(store);
+            let counts = counts.inspect_err(|error| {
+                tracing::error!(%error, "remembered requests can't be counted");
+            })?;
+            if let Some(issuer) = issuer.upgrade() {
+                issuer.requests.load(counts);
+            }
+            Ok::<_, StoreError>(())
+        });
+        match tokio::time::timeout(COUNTING, &mut loading).await {
+            Ok(Ok(counted)) => Ok(counted?),
+            Ok(Err(_)) | Err(_) => Ok(()),
+        }
     }
 
     async fn grant_leases(&self) -> Result<(), Refused> {
@@ -194,7 +207,7 @@ impl Issuer {
         );
         commit.changes.push(Change::Audit(audit));
         self.store.commit(commit).await?;
-        self.publish_minted(made.task.clone(), made.svid.expires_at);
+        self.publish(made.task.clone());
         let svid = MintedX509 {
             certificate: made.svid.certificate,
             serial: made.svid.serial,
@@ -233,7 +246,10 @@ impl Issuer {
             changes: vec![Change::Floor { bucket, at: now }],
         };
         match self.store.commit(commit).await {
-            Ok(_) => self.requests.sweep(bucket),
+            Ok(_) => {
+                self.requests.sweep(bucket);
+                self.live.forget_lost(now);
+            }
             Err(error) => tracing::error!(%error, "the floor could not be moved"),
         }
     }

@@ -14,6 +14,9 @@ use crate::{Cause, Issuer, Principal};
 /// The most tasks of one tree: deeper or wider ones are refused at begin by their limits.
 const MAX_TREE: usize = 1_000_000;
 
+/// The most tasks that are ended at once because they are due.
+const DUE: usize = 1024;
+
 impl Issuer {
     /// One task, if this principal may know of it.
     ///
@@ -242,13 +245,29 @@ impl Issuer {
 
     /// Ends tasks whose deadline has passed; returns the next deadline.
     pub async fn expire(&self) -> Option<Timestamp> {
-        for id in self.live.due(self.clock.now(), 1024) {
-            if let Err(error) = self.end(&Principal::Issuer, id, Cause::EXPIRED, "").await {
-                tracing::error!(task = %id, %error, "a task past its deadline could not be ended");
-                break;
-            }
+        if let Err(error) = self.end_due().await {
+            tracing::error!(%error, "a task past its deadline could not be ended");
         }
         self.live.next_deadline()
+    }
+
+    /// Ends some tasks whose deadline has passed; returns how many were due.
+    pub(crate) async fn end_due(&self) -> Result<usize, Refused> {
+        let now = self.clock.now();
+        let due = self.live.due(&*self.store, now, DUE).await?;
+        for id in &due {
+            match self.store.task(*id).await? {
+                // It was changed by a request that was given up before it could say so.
+                Some(task) if task.is_ended() || task.times.deadline > now => self.live.note(&task),
+                Some(_) => drop(
+                    self.end(&Principal::Issuer, *id, Cause::EXPIRED, "")
+                        .await?,
+                ),
+                // Its bucket was swept.
+                None => self.live.forget(*id),
+            }
+        }
+        Ok(due.len())
     }
 
     /// Reads a tree, applies a rule, commits what it says; again if something changed meanwhile.
@@ -272,7 +291,7 @@ impl Issuer {
                 top: top.clone(),
             };
             let mut changes = rule(tree, &above, now)?;
-            let _ending = self.trace_ends(&mut changes, now);
+            let _ending = self.trace_ends(&mut changes, now).await?;
             let mut commit = self.commit_of(who, action, &top, &changes, now);
             asked.write(&mut commit, &top);
             match self.store.commit(commit).await {

@@ -67,8 +67,11 @@ impl AdminService {
     ) -> Result<Response<admin::ListNodesResponse>, Status> {
         self.access(&request)?.check(Verb::Read, None)?;
         let nodes = self.issuer.store().nodes().await.map_err(store)?;
-        let nodes = nodes.iter().map(|node| self.node_to_wire(node)).collect();
-        Ok(Response::new(admin::ListNodesResponse { nodes }))
+        let mut listed = Vec::with_capacity(nodes.len());
+        for node in &nodes {
+            listed.push(self.node_to_wire(node).await?);
+        }
+        Ok(Response::new(admin::ListNodesResponse { nodes: listed }))
     }
 
     pub(super) async fn get_node(
@@ -79,7 +82,7 @@ impl AdminService {
         let id: SpiffeId = field("id", &request.get_ref().id)?;
         let node = self.issuer.store().node(&id).await.map_err(store)?;
         let node = node.ok_or_else(|| deny(Code::NotFound, "NO_SUCH_NODE", "no such node"))?;
-        Ok(Response::new(self.node_to_wire(&node)))
+        Ok(Response::new(self.node_to_wire(&node).await?))
     }
 
     pub(super) async fn evict_node(
@@ -108,7 +111,7 @@ impl AdminService {
             .unban_node(&access.principal, &id)
             .await
             .map_err(status)?;
-        let node = Some(self.node_to_wire(&node));
+        let node = Some(self.node_to_wire(&node).await?);
         Ok(Response::new(admin::NodeResponse {
             node,
             tasks_ended: 0,
@@ -126,7 +129,7 @@ impl AdminService {
         let removed = self.issuer.remove_node(&access.principal, &id, ban).await;
         let (node, tasks_ended) = removed.map_err(status)?;
         Ok(Response::new(admin::NodeResponse {
-            node: Some(self.node_to_wire(&node)),
+            node: Some(self.node_to_wire(&node).await?),
             tasks_ended,
         }))
     }
@@ -143,8 +146,9 @@ impl AdminService {
         .map_err(|error| deny(Code::Internal, "FAULT", error.to_string()))
     }
 
-    fn node_to_wire(&self, node: &Node) -> admin::Node {
+    async fn node_to_wire(&self, node: &Node) -> Result<admin::Node, Status> {
         let connected = self.issuer.is_connected(&node.id);
-        convert::node(node, connected, count(self.issuer.held_by(&node.id)))
+        let held = self.issuer.held_by(&node.id).await.map_err(status)?;
+        Ok(convert::node(node, connected, count(held)))
     }
 }
