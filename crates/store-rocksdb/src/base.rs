@@ -270,6 +270,43 @@ impl Base {
             .map_err(failed)
     }
 
+    /// Takes in a file of sorted rows, and the file with it.
+    #[cfg(feature = "bulk")]
+    pub(crate) fn ingest(&self, name: Table, file: &Path) -> Result<(), StoreError> {
+        let mut options = rocksdb::IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        let db = self.db()?;
+        db.ingest_external_file_cf_opts(&table(&db, name)?, &options, vec![file])
+            .map_err(failed)
+    }
+
+    /// Leaves nothing for compaction to do.
+    #[cfg(feature = "bulk")]
+    pub(crate) fn compact(&self) -> Result<(), StoreError> {
+        let db = self.db()?;
+        for name in Table::ALL {
+            db.compact_range_cf(&table(&db, name)?, None::<&[u8]>, None::<&[u8]>);
+        }
+        Ok(())
+    }
+
+    /// Hands over every row of a table as it lies on disk.
+    #[cfg(feature = "bulk")]
+    pub(crate) fn raw_rows(
+        &self,
+        name: Table,
+        each: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<(), StoreError> {
+        let db = self.db()?;
+        let mut rows = db.raw_iterator_cf(table(&db, name)?);
+        rows.seek_to_first();
+        while let Some((key, value)) = rows.item() {
+            each(key, value);
+            rows.next();
+        }
+        rows.status().map_err(failed)
+    }
+
     /// Writes a consistent copy into `folder`, which must not exist.
     pub(crate) fn backup(&self, folder: &Path) -> Result<(), StoreError> {
         Checkpoint::new(&*self.db()?)

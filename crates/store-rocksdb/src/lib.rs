@@ -10,6 +10,8 @@
 //! `proto/taskmint/store/v1/records.proto` after a format octet.
 
 mod base;
+#[cfg(feature = "bulk")]
+pub mod bulk;
 mod index;
 mod keys;
 mod options;

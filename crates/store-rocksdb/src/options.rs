@@ -105,6 +105,12 @@ impl Options {
             .collect()
     }
 
+    /// For a table file that is written beside the database.
+    #[cfg(feature = "bulk")]
+    pub(crate) fn for_files(&self) -> rocksdb::Options {
+        self.for_table(&Cache::new_lru_cache(1 << 20))
+    }
+
     fn for_table(&self, cache: &Cache) -> rocksdb::Options {
         let mut blocks = BlockBasedOptions::default();
         blocks.set_block_cache(cache);
