@@ -93,6 +93,13 @@ impl Leases {
         }
     }
 
+    /// All leases that have not lapsed begin anew: nobody could renew them.
+    pub(crate) fn renew_all(&self, until: Timestamp) {
+        for lease in self.0.lock().values_mut().filter(|lease| !lease.lapsed) {
+            lease.until = until;
+        }
+    }
+
     /// Nodes whose lease has just lapsed.
     pub(crate) fn lapse(&self, now: Timestamp) -> Vec<SpiffeId> {
         let mut leases = self.0.lock();

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use taskmint_id::Bundle;
 use taskmint_mint::{Authority, LogStart, PublicKey, Sealed};
 use taskmint_model::{Clock, Entropy, NodeState, Task, Timestamp};
@@ -223,8 +224,18 @@ impl Issuer {
     /// Ends what is due: deadlines, leases; moves the floor. Runs until dropped.
     pub async fn end_in_time(&self) {
         let tick = Duration::from_millis(250).min(self.settings.lease / 4);
+        let mut looked = uptime();
         loop {
             let next = self.expire().await;
+            // P12: a server that was stopped or asleep was not ready. It heard no renewals, and no
+            // node is to blame; one that misses less than half of a lease still hears the next.
+            let away = uptime().saturating_sub(looked);
+            if away > self.settings.lease / 2 {
+                tracing::warn!(?away, "this server was away: leases begin anew");
+                self.leases
+                    .renew_all(self.clock.now() + self.settings.lease);
+            }
+            looked = uptime();
             self.lapse_leases().await;
             self.move_floor().await;
             let until = next.map_or(tick, |at| at.since(self.clock.now()).min(tick));
@@ -253,4 +264,10 @@ impl Issuer {
             Err(error) => tracing::error!(%error, "the floor could not be moved"),
         }
     }
+}
+
+/// How long this host has been up, the time that it slept included.
+fn uptime() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    Duration::try_from(now).unwrap_or_default()
 }
