@@ -14,8 +14,10 @@ const SEGMENT_BYTES: usize = SEGMENT * RECORD_LEN;
 /// Contiguous records, the oldest forgotten once there are more than are kept.
 #[derive(Debug)]
 pub(crate) struct Arena {
-    /// Which log this is: another with every [`restart`](Self::restart).
+    /// Which run of records without a gap this is: another with every [`restart`](Self::restart).
     era: u64,
+    /// Which log they are of: one may have several runs.
+    log: u64,
     /// Everything up to here is forgotten.
     start: u64,
     /// The newest record.
@@ -30,6 +32,7 @@ impl Arena {
     pub(crate) fn new(position: u64, keep: u64) -> Self {
         Self {
             era: 1,
+            log: 0,
             start: position,
             end: position,
             keep,
@@ -42,15 +45,20 @@ impl Arena {
         self.era
     }
 
+    pub(crate) fn log(&self) -> u64 {
+        self.log
+    }
+
     pub(crate) fn end(&self) -> u64 {
         self.end
     }
 
     /// Forgets everything: the next record is the one after `position`, of another log perhaps.
-    pub(crate) fn restart(&mut self, position: u64) {
+    pub(crate) fn restart(&mut self, log: u64, position: u64) {
         let era = self.era + 1;
         *self = Self {
             era,
+            log,
             ..Self::new(position, self.keep)
         };
     }
@@ -163,7 +171,7 @@ mod tests {
     fn another_era_has_nothing_of_the_one_before() {
         let mut arena = Arena::new(0, 512);
         arena.append(&records(1, 5));
-        arena.restart(3);
+        arena.restart(0, 3);
         assert_eq!((arena.era(), arena.end()), (2, 3));
         assert_eq!(arena.slices(1, 3, 3), None);
         assert_eq!(arena.slices(2, 2, 3), None);

@@ -47,8 +47,10 @@ pub enum FeedError {
 pub(crate) struct Tip {
     /// Which publication it is.
     pub(crate) number: u64,
-    /// Of which log.
+    /// Of which run of records.
     pub(crate) era: u64,
+    /// Of which log.
+    pub(crate) log: u64,
     /// Where the head before it stood.
     pub(crate) from: u64,
     pub(crate) head: Head,
@@ -150,6 +152,7 @@ impl Feed {
         shared.tip.store(Some(Arc::new(Tip {
             number,
             era: arena.era(),
+            log: arena.log(),
             from,
             head,
             records: if small {
@@ -164,11 +167,12 @@ impl Feed {
         Ok(())
     }
 
-    /// Starts over after `position`: another log, or one with a gap. Every watcher gets a
-    /// checkpoint before the next head.
-    pub fn restart(&self, position: u64) {
+    /// Starts over after `position`: another log, or the same one with a gap. Logs are numbered by
+    /// the caller, the first is 0. A watcher of the same log goes on, with a checkpoint only where
+    /// the records from its position on are not there; all others get one before the next head.
+    pub fn restart(&self, log: u64, position: u64) {
         let mut arena = self.0.arena.write();
-        arena.restart(position);
+        arena.restart(log, position);
         self.0.tip.store(None);
     }
 
@@ -176,8 +180,8 @@ impl Feed {
         self.0.tip.load_full()
     }
 
-    pub(crate) fn era(&self) -> u64 {
-        self.0.arena.read().era()
+    pub(crate) fn log(&self) -> u64 {
+        self.0.arena.read().log()
     }
 
     pub(crate) fn bell(&self) -> watch::Receiver<u64> {

@@ -35,7 +35,7 @@ pub(crate) struct Follow<S: Source> {
 /// What a watcher has been sent.
 struct Cursor {
     /// Of which log; none needs a checkpoint.
-    era: Option<u64>,
+    log: Option<u64>,
     /// Everything up to here.
     sequence: u64,
     /// The publication that it saw last.
@@ -47,7 +47,7 @@ struct Cursor {
 }
 
 struct Loading {
-    era: u64,
+    log: u64,
     pending: Pending<Arc<Checkpoint>>,
 }
 
@@ -55,8 +55,8 @@ struct Loading {
 enum Target {
     /// The newest of all.
     Tip(Arc<Tip>),
-    /// The one that answers its nonce.
-    Answer(u64, Head),
+    /// The one that answers its nonce, beside the newest of all at that time.
+    Answer(Arc<Tip>, Head),
 }
 
 enum Choice {
@@ -73,30 +73,28 @@ impl Target {
         }
     }
 
-    fn era(&self) -> u64 {
+    /// What was newest when it was chosen: of the same log and run of records.
+    fn tip(&self) -> &Tip {
         match self {
-            Self::Tip(tip) => tip.era,
-            Self::Answer(era, _) => *era,
+            Self::Tip(tip) | Self::Answer(tip, _) => tip,
         }
     }
 }
 
 impl<S: Source> Follow<S> {
-    /// `era` is the feed's before the watcher was let in.
     pub(crate) fn new(
         admission: Admission<S::Watcher>,
-        era: u64,
         nonce: Option<Nonce>,
         now: Instant,
     ) -> Self {
-        let (era, sequence) = match admission.start {
-            Start::After(sequence) => (Some(era), sequence),
+        let (log, sequence) = match admission.start {
+            Start::After(sequence) => (Some(admission.log), sequence),
             Start::Checkpoint => (None, 0),
         };
         Self {
             watcher: admission.watcher,
             cursor: Cursor {
-                era,
+                log,
                 sequence,
                 number: 0,
                 newest: Timestamp::default(),
@@ -160,7 +158,7 @@ impl<S: Source> Follow<S> {
         let Some(tip) = lane.feed.tip() else {
             return Ok(Choice::Nothing);
         };
-        if self.cursor.era != Some(tip.era) {
+        if self.cursor.log != Some(tip.log) {
             return Ok(Choice::Checkpoint);
         }
         self.nonces.poll(cx, &lane.source, now)?;
@@ -169,8 +167,8 @@ impl<S: Source> Follow<S> {
                 self.nonces.ask_again(&lane.source, now);
                 self.nonces.poll(cx, &lane.source, now)?;
             } else if answer.sequence <= tip.sequence() {
-                let target = Target::Answer(tip.era, answer.clone());
-                return Ok(Choice::Target(target));
+                let answer = answer.clone();
+                return Ok(Choice::Target(Target::Answer(tip, answer)));
             } else {
                 // Its records are still on their way into the feed.
                 return Ok(Choice::Nothing);
@@ -190,12 +188,12 @@ impl<S: Source> Follow<S> {
     fn advance(&mut self, lane: &Shared<S>, target: Target) -> Option<Outgoing> {
         let (from, to) = (self.cursor.sequence, target.head().sequence);
         let behind = to.checked_sub(from)?;
-        if behind > lane.settings.behind || self.cursor.era != Some(target.era()) {
+        if behind > lane.settings.behind || self.cursor.log != Some(target.tip().log) {
             return None;
         }
         if behind > SEGMENT as u64 {
             let upto = to.min(from + MAX_RECORDS as u64);
-            let slices = lane.feed.slices(target.era(), from, upto)?;
+            let slices = lane.feed.slices(target.tip().era, from, upto)?;
             let mut header = Vec::new();
             frame::put_delta_header(&mut header, from + 1, upto);
             self.cursor.sequence = upto;
@@ -228,7 +226,7 @@ impl<S: Source> Follow<S> {
         if from < head.sequence {
             frame::put_delta_header(&mut into, from + 1, head.sequence);
             lane.feed
-                .copy(target.era(), from, head.sequence, &mut into)?;
+                .copy(target.tip().era, from, head.sequence, &mut into)?;
         }
         frame::put_head(
             &mut into,
@@ -252,28 +250,28 @@ impl<S: Source> Follow<S> {
     }
 
     fn load(&mut self, lane: &Shared<S>) {
-        let (era, source) = (lane.feed.era(), Arc::clone(&lane.source));
+        let (log, source) = (lane.feed.log(), Arc::clone(&lane.source));
         // Not behind what it has, and not so far behind that another one would follow at once.
-        let has = match self.cursor.era == Some(era) {
+        let has = match self.cursor.log == Some(log) {
             true => self.cursor.sequence,
             false => 0,
         };
         let newest = lane.feed.position();
         let least = newest.saturating_sub(lane.settings.behind).max(has);
         let pending: Pending<_> = Box::pin(async move { source.checkpoint(least).await });
-        self.checkpoint = Some(Loading { era, pending });
+        self.checkpoint = Some(Loading { log, pending });
     }
 
     fn loaded(&mut self, lane: &Shared<S>, checkpoint: &Checkpoint) -> Outgoing {
-        let era = self.checkpoint.take().map(|loading| loading.era);
+        let log = self.checkpoint.take().map(|loading| loading.log);
         lane.source.sent(&self.watcher, checkpoint.sequence);
         lane.metrics.checkpoints.add(1);
         let cursor = &mut self.cursor;
-        if cursor.era != era {
+        if cursor.log != log {
             // Of another log: its heads begin anew.
             cursor.newest = Timestamp::default();
         }
-        (cursor.era, cursor.sequence) = (era, checkpoint.sequence);
+        (cursor.log, cursor.sequence) = (log, checkpoint.sequence);
         (cursor.key, cursor.number) = (checkpoint.revision, 0);
         Outgoing::one(checkpoint.frame.clone())
     }

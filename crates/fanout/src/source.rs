@@ -58,6 +58,8 @@ pub struct Admission<W> {
     pub watcher: W,
     /// Where it begins.
     pub start: Start,
+    /// In which of the feed's logs ([`Feed::restart`](crate::Feed::restart)).
+    pub log: u64,
     /// What it may ask for.
     pub allowance: Allowance,
 }

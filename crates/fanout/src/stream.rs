@@ -39,7 +39,6 @@ enum Phase<S: Source> {
         until: Instant,
     },
     Entering {
-        era: u64,
         nonce: Option<Nonce>,
         pending: Pending<Admission<S::Watcher>>,
     },
@@ -136,18 +135,13 @@ impl<S: Source> Stream<S> {
     }
 
     fn enter(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), End> {
-        let Phase::Entering {
-            era,
-            nonce,
-            pending,
-        } = &mut self.phase
-        else {
+        let Phase::Entering { nonce, pending } = &mut self.phase else {
             return Ok(());
         };
         if let Poll::Ready(admission) = pending.as_mut().poll(cx) {
             let admission = admission?;
             self.decoder.set_most(admission.allowance.message);
-            let follow = Follow::new(admission, *era, *nonce, now);
+            let follow = Follow::new(admission, *nonce, now);
             self.phase = Phase::Following(Box::new(follow));
         }
         Ok(())
@@ -291,7 +285,6 @@ fn entering<S: Source>(
     let (source, peer) = (Arc::clone(&lane.source), Arc::clone(peer));
     Ok(Phase::Entering {
         // Before the source looks: whatever starts over meanwhile is then seen to have.
-        era: lane.feed.era(),
         nonce,
         pending: Box::pin(async move { source.open(&peer, open).await }),
     })

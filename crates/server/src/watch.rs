@@ -36,6 +36,9 @@ const SIGNING: usize = 4;
 /// How long to wait before what failed is tried again.
 const PAUSE: Duration = Duration::from_millis(250);
 
+/// The log in the feed. A server has one: a restore makes another, and takes a restart.
+const LOG: u64 = 0;
+
 /// A fan-out over an issuer.
 pub(crate) type Watch = Fanout<LogSource>;
 
@@ -153,6 +156,7 @@ impl Source for LogSource {
             false => Allowance::workload(),
         };
         Ok(Admission {
+            log: LOG,
             watcher: listed,
             start,
             allowance,
@@ -288,7 +292,7 @@ impl Log {
                 }
             }
             // Trimmed before they were read: everybody begins anew.
-            None => self.feed.restart(head.sequence),
+            None => self.feed.restart(LOG, head.sequence),
         }
         self.feed.publish(&newest, signed).map_err(fault)
     }

@@ -186,7 +186,7 @@ impl Relay {
         if goes_on && leads_on {
             return;
         }
-        self.feed.restart(sequence);
+        self.feed.restart(number, sequence);
     }
 
     fn pass_on(&self, says: &taskmint_status::Head, head: Head, prompt: bool) -> Result<(), Unfit> {

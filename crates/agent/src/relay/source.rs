@@ -98,6 +98,7 @@ impl Source for Local {
             slot,
         };
         Ok(Admission {
+            log,
             watcher: self.relay.behind.enter(newcomer),
             start,
             allowance: Allowance::workload(),

@@ -151,6 +151,7 @@ impl Source for Open {
 
     async fn open(&self, (): &(), open: wire::Open) -> Result<Admission<Place>, Status> {
         Ok(Admission {
+            log: 0,
             watcher: Place::default(),
             start: Start::After(open.sequence),
             allowance: Allowance::workload(),

@@ -141,6 +141,7 @@ impl Source for Log {
         self.open.fetch_add(1, Ordering::SeqCst);
         let relay = *peer == "relay";
         Ok(Admission {
+            log: 0,
             watcher: Place {
                 name: open.name,
                 open: Arc::clone(&self.open),

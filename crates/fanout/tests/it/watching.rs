@@ -97,11 +97,35 @@ async fn another_log_begins_with_a_checkpoint() {
     let mut client = client(&lane, "peer", endpoint()).await;
     let mut watcher = Watcher::open(&mut client, open("w", 9)).await;
     watcher.until(9).await;
-    log.feed.restart(20);
+    log.feed.restart(1, 20);
     log.checkpoint.store(20, Ordering::SeqCst);
     log.end(2);
     watcher.until(22).await;
     assert_eq!(watcher.heard.checkpoints, 1);
+}
+
+#[tokio::test]
+async fn a_gap_in_the_log_leads_nobody_back() {
+    let log = Log::new(0, 500);
+    let lane = log
+        .fanout(Settings::default())
+        .lane(CancellationToken::new());
+    log.end(9);
+    let mut client = client(&lane, "peer", endpoint()).await;
+    let mut near = Watcher::open(&mut client, open("near", 9)).await;
+    near.until(9).await;
+    // As a relay that was started again: what it has begins before what its watcher has.
+    log.feed.restart(0, 5);
+    log.checkpoint.store(5, Ordering::SeqCst);
+    log.end(7);
+    near.until(12).await;
+    assert_eq!(near.heard.checkpoints, 0);
+    // And one that has missed something goes on from a checkpoint that is ahead.
+    log.feed.restart(0, 20);
+    log.checkpoint.store(20, Ordering::SeqCst);
+    log.end(1);
+    near.until(21).await;
+    assert_eq!(near.heard.checkpoints, 1);
 }
 
 #[tokio::test]
