@@ -101,6 +101,7 @@ impl Issuer {
             None => None,
         };
         let entry = self.choose_entry(who, begin, parent.as_ref())?;
+        self.take_rate(Some(entry.id))?;
         if begin.implicit.is_some() {
             self.check_implicit(who, &entry).await?;
         }
@@ -187,8 +188,12 @@ impl Issuer {
             self.store.commit(commit).await?;
             return Ok(None);
         };
-        commit.changes.push(Change::Issue(plan.record(task)));
+        let record = plan.record(task);
+        commit.changes.push(Change::Issue(record.clone()));
         let (committed, signed) = tokio::join!(self.store.commit(commit), self.sign_x509(plan));
+        if committed.is_err() && signed.is_ok() {
+            self.keep_discarded(vec![record]).await;
+        }
         committed?;
         signed.map(Some).map_err(Interrupted::Unsigned)
     }

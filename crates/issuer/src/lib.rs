@@ -15,6 +15,7 @@ mod live;
 mod log;
 mod mint;
 mod nodes;
+mod rates;
 mod receipts;
 mod refused;
 mod requests;
@@ -65,6 +66,7 @@ pub struct Issuer {
     live: live::Live,
     leases: leases::Leases,
     requests: requests::Requests,
+    rates: rates::EntryRates,
     bundle: watch::Sender<Arc<Bundle>>,
     changed: broadcast::Sender<Arc<Task>>,
     /// The node whose bars changed last.

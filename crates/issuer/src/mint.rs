@@ -9,10 +9,10 @@ use taskmint_id::SpiffeId;
 use taskmint_lifecycle as lifecycle;
 use taskmint_mint::{Grant, JwtRequest, PublicKey, Request, Signed, X509Request};
 use taskmint_model::{
-    AuthorityId, CredentialKind, Entry, Issuance, Task, TaskId, TaskKind, Timestamp,
+    AuthorityId, CredentialKind, Entry, EntryId, Issuance, Task, TaskId, TaskKind, Timestamp,
 };
 use taskmint_status::Place;
-use taskmint_store::{Change, Commit, CommitError, Expect};
+use taskmint_store::{Change, Commit, CommitError, Committed, Expect};
 
 use crate::Issuer;
 use crate::begin::facts;
@@ -179,6 +179,13 @@ impl Issuer {
                 .map(|(task, record)| self.record(task, record.clone(), now)),
         );
         let (recorded, signed) = tokio::join!(recording, self.authority.issue(requests));
+        let discarded = records.iter().zip(&recorded).zip(&signed);
+        let discarded =
+            discarded.filter(|((_, recorded), signed)| recorded.is_err() && signed.is_ok());
+        let discarded: Vec<_> = discarded
+            .map(|(((_, record), _), _)| record.clone())
+            .collect();
+        self.keep_discarded(discarded).await;
         let mut results = recorded.into_iter().zip(signed);
         let minted = planned.into_iter().map(|planned| {
             let record = planned?;
@@ -194,6 +201,38 @@ impl Issuer {
         minted.collect()
     }
 
+    /// Commits what has its credentials signed already.
+    ///
+    /// # Errors
+    /// As the store's. Then nothing of it may leave.
+    pub(crate) async fn commit_signed(&self, commit: Commit) -> Result<Committed, CommitError> {
+        let records = commit.changes.iter().filter_map(|change| match change {
+            Change::Issue(record) => Some(record.clone()),
+            _ => None,
+        });
+        let records = records.collect();
+        let committed = self.store.commit(commit).await;
+        if committed.is_err() {
+            self.keep_discarded(records).await;
+        }
+        committed
+    }
+
+    /// Records what was signed but may not leave, because something else changed meanwhile: what
+    /// the signer counts and nobody has on record is an alarm (P24).
+    pub(crate) async fn keep_discarded(&self, records: Vec<Issuance>) {
+        if records.is_empty() {
+            return;
+        }
+        let commit = Commit {
+            expect: Vec::new(),
+            changes: records.into_iter().map(Change::Issue).collect(),
+        };
+        if let Err(error) = self.store.commit(commit).await {
+            tracing::error!(%error, "what was signed and not given out is not on record");
+        }
+    }
+
     async fn plan_svid(
         &self,
         node: Option<&SpiffeId>,
@@ -201,6 +240,7 @@ impl Issuer {
         key: PublicKey,
     ) -> Result<Plan, Refused> {
         let task = self.mintable(node, id).await?;
+        self.take_rate(task.entry)?;
         let entry = self.entry_of(&task);
         let plan = self.plan_x509(&task, entry.as_deref(), key, self.clock.now())?;
         Ok(Plan {
@@ -227,6 +267,7 @@ impl Issuer {
                     .fix("begin a task whose authority has the audience"),
             );
         }
+        self.take_rate(task.entry)?;
         let now = self.clock.now();
         let entry = self.entry_of(&task);
         let ttl = entry
@@ -375,6 +416,11 @@ impl Issuer {
             self.settings.backdate,
             now,
         )?)
+    }
+
+    /// Takes one credential from an entry's rate.
+    pub(crate) fn take_rate(&self, entry: Option<EntryId>) -> Result<(), Refused> {
+        entry.map_or(Ok(()), |entry| self.rates.take(entry))
     }
 
     fn entry_of(&self, task: &Task) -> Option<Arc<Entry>> {

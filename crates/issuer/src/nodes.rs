@@ -120,7 +120,7 @@ impl Issuer {
             commit.changes.push(Change::PutNode(Box::new(node.clone())));
             let audit = self.audit(&who, "node.attest", id.to_string(), Some(&task), now);
             commit.changes.push(Change::Audit(audit));
-            match self.store.commit(commit).await {
+            match self.commit_signed(commit).await {
                 Ok(_) => {}
                 Err(CommitError::Conflict(conflict)) => match conflict.0 {
                     Expect::Token { .. } => {
@@ -247,7 +247,7 @@ impl Issuer {
                 .expect
                 .push(Expect::Node(node.id.clone(), node.version));
             commit.changes.push(Change::PutNode(Box::new(renewed)));
-            match self.store.commit(commit).await {
+            match self.commit_signed(commit).await {
                 Ok(_) => {}
                 Err(CommitError::Conflict(_)) => continue,
                 Err(error) => return Err(error.into()),

@@ -15,6 +15,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::entries::EntrySet;
 use crate::log::Signer;
+use crate::rates::EntryRates;
 use crate::nodes::PAGE;
 use crate::receipts::Bounds;
 use crate::refused::Refused;
@@ -44,6 +45,7 @@ impl Issuer {
         let lingering = settings.max_age + settings.drift_allowance;
         let watchers = Watchers::new(Arc::clone(&clock), lingering);
         let issuer = Arc::new(Self {
+            rates: EntryRates::new(settings.per_entry),
             settings,
             store,
             authority,
@@ -207,7 +209,7 @@ impl Issuer {
             now,
         );
         commit.changes.push(Change::Audit(audit));
-        self.store.commit(commit).await?;
+        self.commit_signed(commit).await?;
         self.publish(made.task.clone());
         let svid = MintedX509 {
             certificate: made.svid.certificate,
