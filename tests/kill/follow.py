@@ -9,12 +9,10 @@ import time
 
 import grpc
 from channel import channel
+from maps import ended_in
 from oracle import Record, Wrong, ensure
 from taskmint.revocation.v1 import revocation_pb2 as api
 from taskmint.revocation.v1.revocation_pb2_grpc import RevocationStub
-
-CHUNK = 4096
-
 
 class Follower:
     """Follows the log for as long as it runs, over all restarts of agent and server."""
@@ -107,28 +105,3 @@ class Follower:
         self.facts.see_head(sequence, body[40:72])
         if sequence == self.sequence:
             ensure(body[40:72] == self.hash, f"the records up to {sequence} hash to something else")
-
-
-def ended_in(packed):
-    """Indices that a packed map says have ended (decision 0001)."""
-    ensure(packed[0] == 1, f"a map of version {packed[0]}")
-    count, = struct.unpack(">I", packed[1:5])
-    at = 5
-    for _ in range(count):
-        number, = struct.unpack(">I", packed[at:at + 4])
-        at += 4
-        chunk = bytearray()
-        while len(chunk) < CHUNK:
-            control = packed[at]
-            at += 1
-            if control < 0x80:
-                chunk += packed[at:at + control + 1]
-                at += control + 1
-            else:
-                chunk += bytes((control & 0x7F) + 1)
-        ensure(len(chunk) == CHUNK, "runs that do not fill a chunk")
-        for octet, value in enumerate(chunk):
-            for bit in range(4):
-                if value >> (2 * bit) & 3 == 1:
-                    yield number * CHUNK * 4 + octet * 4 + bit
-    ensure(at == len(packed), "octets after a map")

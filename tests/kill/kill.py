@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Kills server, agent and holders at random moments, and asks the oracle. See ./run."""
+"""Kills server, signer, agent and holders at random moments, and asks the oracle. See ./run."""
 
 import argparse
 import os
@@ -15,8 +15,8 @@ from world import World
 # A fresh trust domain after so many rounds, so that a long run stays linear.
 ROUNDS_OF_A_WORLD = 50
 HOLDERS = 4
-VICTIMS = {("server",): 5, ("agent",): 2, ("holder",): 2, ("server", "agent"): 1,
-           ("server", "agent", "holder"): 1}
+VICTIMS = {("server",): 5, ("signer",): 3, ("agent",): 2, ("holder",): 2, ("server", "agent"): 1,
+           ("signer", "server"): 1, ("server", "agent", "holder"): 1}
 
 
 class Rounds:
@@ -99,6 +99,7 @@ class Rounds:
 
     def prove(self):
         """A test that can't fail proves nothing: the oracle must notice what is not so."""
+        self.world.audit()
         self.world.kill("server")
         text = self.world.dump(self.dump_tool)
         self.facts.check_disk(Dump(text))

@@ -22,6 +22,7 @@ from taskmint.task.v1 import task_pb2 as task_api
 
 HERE = pathlib.Path(__file__).parent
 SOON = 30
+JOURNAL_ENTRY = 88
 
 SERVER = """\
 trust_domain = "kill.test"
@@ -115,6 +116,8 @@ class World:
             path.write_text(text.format(folder=folder, ports=self.ports))
 
     def start(self, name):
+        if name == "signer":
+            return  # its server does that
         log = open(self.folder / f"{name}.log", "ab")
         command = [self.binaries / f"taskmint-{name}", "--config", self.folder / f"{name}.toml"]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -158,9 +161,41 @@ class World:
         self.holders.append(holder)
 
     def kill(self, name):
+        if name == "signer":
+            for pid in self.signers():
+                os.kill(pid, signal.SIGKILL)
+            return
         process = getattr(self, name)
         process.send_signal(signal.SIGKILL)
         process.wait()
+
+    def signers(self):
+        """The signers that the server has started and that live; none while it starts one."""
+        children = pathlib.Path(f"/proc/{self.server.pid}/task").glob("*/children")
+        try:
+            return [int(pid) for own in children for pid in own.read_text().split()]
+        except FileNotFoundError:
+            return []
+
+    def audit(self):
+        """Every signature is on record, but for what a kill left between signing and recording; and
+        a journal that lacks one is noticed."""
+        journal = self.folder / "server" / "signer-journal"
+        said = self._audit(journal)
+        ensure(said.get("agrees"), f"signer and records disagree: {said}")
+        ensure(said["signatures"] > 0, "nothing was signed")
+        short = self.folder / "short-journal"
+        short.write_bytes(journal.read_bytes()[JOURNAL_ENTRY:])
+        ensure(not self._audit(short).get("agrees"), "a lost entry was not noticed")
+
+    def _audit(self, journal):
+        command = [self.binaries / "taskmint", "authority", "audit", "--journal", journal,
+                   "-o", "json"]
+        socket = {"TASKMINT_ADMIN_SOCKET": f"unix:{self.folder / 'admin.sock'}"}
+        said = subprocess.run(command, capture_output=True, text=True, timeout=60,
+                              env={**os.environ, **socket})
+        ensure(said.returncode in (0, 2), f"no audit: {said.stderr[-2000:]}")
+        return json.loads(said.stdout)
 
     def dump(self, tool):
         """What is on disk now; the server must be dead."""
