@@ -69,15 +69,27 @@ impl World {
     /// One that remembers: over RocksDB, its keys sealed.
     pub(crate) async fn durable(lines: &str, clock: Arc<dyn Clock>) -> Self {
         let folder = Arc::new(TempDir::new().unwrap());
-        let key_file = folder.path().join("sealing-key");
-        std::fs::write(&key_file, [7_u8; 32]).unwrap();
-        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(&key_file, private).unwrap();
+        let key_file = sealing_key(&folder);
         let lines = format!(
             "store.kind = \"rocksdb\"\nkeys.sealing_key_file = \"{}\"\n{lines}",
             key_file.display()
         );
         Self::by(folder, &lines, clock).await
+    }
+
+    /// One that remembers, and whose keys are in a process of their own: the real signer, reached by a
+    /// link in the world's folder.
+    pub(crate) async fn with_signer() -> Self {
+        let folder = Arc::new(TempDir::new().unwrap());
+        let link = folder.path().join("signer");
+        std::os::unix::fs::symlink(crate::signer::program(), &link).unwrap();
+        let lines = format!(
+            "store.kind = \"rocksdb\"\nkeys.sealing_key_file = \"{}\"\nsigner.path = \"{}\"\n\
+             signer.verify_one_in = 1",
+            sealing_key(&folder).display(),
+            link.display()
+        );
+        Self::in_folder(folder, &lines).await
     }
 
     /// One by all that a server may be given; ports 0 are any.
@@ -96,8 +108,11 @@ impl World {
         );
         let config = ServerConfig::parse(&text, "test", &Overrides::none()).unwrap();
         let tasks = Tasks::new(Shutdown::new());
-        let server = Server::new(config, Arc::clone(&clock), Arc::clone(&entropy))
-            .with_authority(in_process(Arc::clone(&clock), entropy));
+        let of_its_own = config.signer.path.is_some();
+        let mut server = Server::new(config, Arc::clone(&clock), Arc::clone(&entropy));
+        if !of_its_own {
+            server = server.with_authority(in_process(Arc::clone(&clock), entropy));
+        }
         let server = server.bind().await.unwrap().serve(&tasks).await.unwrap();
         let endpoint = Endpoint::Unix(server.admin_socket.clone());
         let admin = AdminClient::new(taskmint_client::connect(&endpoint).await.unwrap());
@@ -256,6 +271,14 @@ impl Drop for World {
     fn drop(&mut self) {
         self.tasks.shutdown().force();
     }
+}
+
+fn sealing_key(folder: &TempDir) -> std::path::PathBuf {
+    let key_file = folder.path().join("sealing-key");
+    std::fs::write(&key_file, [7_u8; 32]).unwrap();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&key_file, private).unwrap();
+    key_file
 }
 
 /// Keys in this process: the clock of a test is not the signer's.

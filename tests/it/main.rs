@@ -29,6 +29,7 @@ mod requests;
 mod restore;
 mod revocation;
 mod server;
+mod signer;
 mod skew;
 mod watchers;
 mod watching;

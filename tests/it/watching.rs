@@ -20,13 +20,13 @@ const SOON: Duration = Duration::from_secs(20);
 const UID: &[&str] = &["unix:uid:1000"];
 
 /// A watch by hand.
-struct Watching {
+pub(crate) struct Watching {
     _say: mpsc::Sender<WatchRequest>,
     frames: Streaming<WatchResponse>,
 }
 
 impl Watching {
-    async fn open(world: &World, node: &Node, open: Open) -> Self {
+    pub(crate) async fn open(world: &World, node: &Node, open: Open) -> Self {
         let address = world.server.watch_address.to_string();
         let trust_domain = "example.org".parse().unwrap();
         let channel = connect(&node.identity, &node.trust, &trust_domain, &address).await;
@@ -41,7 +41,7 @@ impl Watching {
         }
     }
 
-    async fn next(&mut self) -> Result<Frame, Status> {
+    pub(crate) async fn next(&mut self) -> Result<Frame, Status> {
         let frame = tokio::time::timeout(SOON, self.frames.message()).await;
         let frame = frame.expect("no frame came")?;
         Ok(frame.expect("a stream that ends says why").frame.unwrap())
@@ -57,7 +57,7 @@ impl Watching {
 }
 
 /// Where the log stands, as one says that has applied everything.
-fn applied(world: &World) -> Open {
+pub(crate) fn applied(world: &World) -> Open {
     let store = world.server.issuer.store();
     let (identity, position) = (store.identity(), *store.position().borrow());
     Open {
