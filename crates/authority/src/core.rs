@@ -9,8 +9,8 @@ use taskmint_id::P256PublicKey;
 use taskmint_mint::journal::{What, token_name};
 use taskmint_mint::{
     CheckpointRequest, CrlNumber, Facts, Grant, HeadRequest, JwtRequest, KeyAlgorithm, KeyKind,
-    LogKeyRequest, LogStart, Policy, Prepared, PublicKey, Refusal, Request, Sealed, Signed, SignerTail,
-    X509Request,
+    LogKeyRequest, LogStart, Policy, Prepared, PublicKey, Refusal, Request, Sealed, Signed,
+    SignerTail, X509Request,
 };
 use taskmint_model::{AuthorityId, Clock, Entropy, Timestamp, is_dns_name};
 use taskmint_status::{Generation, LogId, Place, Serial, TaskBinding};
@@ -99,7 +99,9 @@ impl Core {
             return Ok(ring);
         }
         if ring.has_active(sealed.kind) {
-            return Err(Refusal::Sealed("two keys of one kind are said to be active".into()));
+            return Err(Refusal::Sealed(
+                "two keys of one kind are said to be active".into(),
+            ));
         }
         ring.activated(sealed.id)
     }

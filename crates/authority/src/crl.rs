@@ -12,11 +12,11 @@ use taskmint_mint::{CrlNumber, CrlReason, CrlRequest, Refusal, Revoked, Signed};
 use taskmint_model::Timestamp;
 use taskmint_status::{Generation, Serial};
 
-use crate::policy::Check as _;
 use crate::certificate::{key_id, second};
 use crate::chain::padded;
 use crate::core::Core;
 use crate::keyring::{CaKey, Key, Keyring};
+use crate::policy::Check as _;
 
 /// The most entries of a list: some 45 MB of them.
 const MAX_ENTRIES: usize = 1_000_000;

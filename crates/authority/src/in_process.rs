@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use taskmint_mint::{
-    Authority, Facts, Grant, KeyKind, LogKeyRequest, LogStart, Policy, Prepared, Refusal, Request, Sealed,
-    Signed,
+    Authority, Facts, Grant, KeyKind, LogKeyRequest, LogStart, Policy, Prepared, Refusal, Request,
+    Sealed, Signed,
 };
 use taskmint_model::{AuthorityId, Clock, Entropy, Timestamp};
 

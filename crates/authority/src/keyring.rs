@@ -78,7 +78,9 @@ impl Keyring {
     }
 
     pub(crate) fn grant(&self) -> Result<&Arc<GrantKey>, Refusal> {
-        self.grant.as_ref().ok_or(Refusal::NoActiveKey("grant".into()))
+        self.grant
+            .as_ref()
+            .ok_or(Refusal::NoActiveKey("grant".into()))
     }
 
     /// A grant key, active or not: grants outlive the rotation of the key that made them.

@@ -35,11 +35,7 @@ pub(crate) trait Check {
     fn status_uri(&self, log: LogId, bucket: u32) -> Option<String>;
 
     /// First and last second of a list.
-    fn check_list(
-        &self,
-        validity: (Timestamp, Timestamp),
-        now: Timestamp,
-    ) -> Result<(), Refusal>;
+    fn check_list(&self, validity: (Timestamp, Timestamp), now: Timestamp) -> Result<(), Refusal>;
 }
 
 impl Check for Policy {

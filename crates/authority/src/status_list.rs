@@ -8,10 +8,10 @@ use taskmint_mint::journal::What;
 use taskmint_mint::{Refusal, Signed, StatusListRequest};
 use taskmint_model::Timestamp;
 
-use crate::policy::Check as _;
 use crate::chain::padded;
 use crate::core::Core;
 use crate::keyring::Keyring;
+use crate::policy::Check as _;
 use crate::rotation::is_for;
 
 /// The longest list, as zlib has it.

@@ -136,7 +136,10 @@ fn an_epoch_that_was_left_does_not_come_back() {
         epoch: 2,
         ..desk.heartbeat()
     };
-    assert_eq!(desk.sign_head(old).unwrap_err(), Refusal::LogValue("epoch".into()));
+    assert_eq!(
+        desk.sign_head(old).unwrap_err(),
+        Refusal::LogValue("epoch".into())
+    );
     let now = HeadRequest {
         epoch: 3,
         ..desk.heartbeat()

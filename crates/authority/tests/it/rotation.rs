@@ -175,7 +175,10 @@ fn without_keys_everything_is_refused_by_name() {
     core.load(&[kept(&desk.grant, KeyKind::Grant, false)], &start())
         .unwrap();
     let facts = desk.workload();
-    assert_eq!(core.grant(&facts), Err(Refusal::NoActiveKey("grant".into())));
+    assert_eq!(
+        core.grant(&facts),
+        Err(Refusal::NoActiveKey("grant".into()))
+    );
     let sign = |request| core.issue(vec![request]).remove(0).unwrap_err();
     let x509 = desk.x509(&facts);
     assert_eq!(
