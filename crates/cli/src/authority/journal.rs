@@ -48,7 +48,7 @@ pub(super) struct Report {
     pub(super) unsigned: u64,
     /// The journal ends before the newest head, or contradicts it.
     pub(super) set_back: Option<&'static str>,
-    /// Octets at the end that are no whole entry.
+    /// Octets that are no entry: what a signer was writing when it was killed.
     pub(super) torn: usize,
 }
 
@@ -100,10 +100,11 @@ impl Records {
                     break;
                 }
             }
-            let entry = Entry::decode(&octets).map_err(|bad| {
-                let at = report.signatures;
-                io::Error::new(io::ErrorKind::InvalidData, format!("entry {at}: {bad}"))
-            })?;
+            // What a signer was writing when it was killed: the next one filled it up.
+            let Ok(entry) = Entry::decode(&octets) else {
+                report.torn += ENTRY_LEN;
+                continue;
+            };
             report.signatures += 1;
             let known = report.instances.len();
             let at = *by_id.entry(entry.link.tail.instance).or_insert(known);
@@ -116,6 +117,10 @@ impl Records {
                     instance.open.push(entry);
                 }
             }
+        }
+        if report.signatures == 0 && report.torn > 0 {
+            let message = "it is no journal of a signer";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
         self.close(&mut report);
         Ok(report)

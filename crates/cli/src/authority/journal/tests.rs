@@ -155,6 +155,15 @@ fn a_torn_end_is_said_and_what_is_swept_is_not_asked_for() {
     let report = judged(records(&[], None), &octets);
     assert_eq!((report.torn, report.expired), (5, 1));
     assert!(!report.is_alarming());
+    // The next signer fills it up, and goes on behind it.
+    octets.truncate(ENTRY_LEN + 5);
+    octets.resize(2 * ENTRY_LEN, 0xff);
+    let mut next = Written::by(2);
+    next.sign(What::Head, [0; 20], 90);
+    octets.extend_from_slice(&next.octets);
+    let report = judged(records(&[], Some(next.head())), &octets);
+    assert_eq!((report.torn, report.signatures), (ENTRY_LEN, 2));
+    assert!(!report.is_alarming());
 }
 
 #[test]
