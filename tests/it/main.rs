@@ -15,6 +15,7 @@ mod bad_input;
 mod checkpoint;
 mod grants;
 mod harness;
+mod herd;
 mod joined;
 mod lease;
 mod lists;
