@@ -17,7 +17,7 @@ mod request;
 pub use policy::{Caps, Policy};
 pub use port::{Authority, KeyKind, LogStart, Prepared, Sealed, Signed, SignerTail};
 #[cfg(feature = "remote")]
-pub use remote::{Connect, Connection, LossReason, Remote, RemoteSettings};
+pub use remote::{Connect, Connection, LossReason, MeterReadings, Meters, Remote, RemoteSettings};
 pub use request::{
     CheckpointRequest, Class, CrlNumber, CrlReason, CrlRequest, Facts, Grant, HeadRequest,
     JwtRequest, KeyAlgorithm, LogKeyRequest, PublicKey, Refusal, Request, Revoked,

@@ -5,6 +5,7 @@
 //! never waits for others, and under load batches are as large as what is waiting.
 
 mod line;
+mod meters;
 mod sample;
 
 use std::io;
@@ -25,6 +26,7 @@ use crate::port::{Authority, KeyKind, LogStart, Prepared, Sealed, Signed};
 use crate::protocol::{self, Answer, Call, Given, Opened, Unchecked, Wanted};
 use crate::request::{Facts, Grant, LogKeyRequest, Refusal, Request};
 use line::Line;
+pub use meters::{MeterReadings, Meters};
 use sample::Sampler;
 
 /// How long a signer may take to say who it is, and to answer anything at all.
@@ -94,6 +96,7 @@ struct Shared {
     line: Line,
     phase: watch::Sender<Phase>,
     signs: watch::Sender<bool>,
+    meters: Arc<Meters>,
     sampler: Sampler,
 }
 
@@ -117,8 +120,10 @@ impl Remote {
         settings: RemoteSettings,
         entropy: Arc<dyn Entropy>,
     ) -> Self {
+        let meters = Arc::<Meters>::default();
         let shared = Arc::new(Shared {
-            line: Line::new(settings.max_waiting),
+            line: Line::new(settings.max_waiting, Arc::clone(&meters)),
+            meters,
             sampler: Sampler::new(settings.verify_one_in),
             settings,
             entropy,
@@ -135,6 +140,11 @@ impl Remote {
             Phase::Away(_) | Phase::Refuses(_) => None,
             Phase::Empty(opened) | Phase::Loaded(opened) => Some(Arc::clone(opened)),
         }
+    }
+
+    /// What was asked of it, and how often it was lost.
+    pub fn meters(&self) -> Arc<Meters> {
+        Arc::clone(&self.shared.meters)
     }
 
     /// Whether it signs; changes when the signer goes away, and when it is loaded again.
@@ -326,6 +336,7 @@ impl Shared {
                 Err(error) => LossReason::Gone(error),
             };
             self.line.close();
+            self.meters.lost();
             let words = in_words(&reason);
             tracing::error!(reason = %words, "there is no signer: nothing can be issued until it is started again");
             self.phase.send_modify(|phase| {

@@ -4,9 +4,14 @@ use std::sync::Arc;
 
 use taskmint_fanout::Readings;
 use taskmint_issuer::Issuer;
+use taskmint_mint::MeterReadings;
 
 /// The text of `/metrics` (OpenMetrics).
-pub(crate) fn text(issuer: &Arc<Issuer>, watching: Readings) -> String {
+pub(crate) fn text(
+    issuer: &Arc<Issuer>,
+    watching: Readings,
+    signing: Option<MeterReadings>,
+) -> String {
     let position = *issuer.store().position().borrow();
     let gauges: [(&str, &str, u64); 6] = [
         (
@@ -46,13 +51,42 @@ pub(crate) fn text(issuer: &Arc<Issuer>, watching: Readings) -> String {
             "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"
         ));
     }
-    for (name, help, value) in of_watching(&watching) {
+    let signing = signing.as_ref().map(of_signing);
+    for (name, help, value) in of_watching(&watching)
+        .into_iter()
+        .chain(signing.into_iter().flatten())
+    {
         text.push_str(&format!(
             "# HELP {name} {help}\n# TYPE {name} counter\n{name}_total {value}\n"
         ));
     }
     text.push_str("# EOF\n");
     text
+}
+
+fn of_signing(of: &MeterReadings) -> [(&'static str, &'static str, u64); 4] {
+    [
+        (
+            "taskmint_signer_losses",
+            "times that the signer ended, or none could be had",
+            of.losses,
+        ),
+        (
+            "taskmint_signer_requests",
+            "grants and signatures asked of the signer",
+            of.requests,
+        ),
+        (
+            "taskmint_signer_frames",
+            "frames that they were asked in",
+            of.frames,
+        ),
+        (
+            "taskmint_signer_refused",
+            "requests refused because too many waited for the signer",
+            of.refused,
+        ),
+    ]
 }
 
 fn of_watching(of: &Readings) -> [(&'static str, &'static str, u64); 7] {

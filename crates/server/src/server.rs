@@ -13,7 +13,7 @@ use taskmint_config::{ServerConfig, Verb};
 use taskmint_daemon::{Tasks, health};
 use taskmint_id::SpiffeId;
 use taskmint_issuer::{Issuer, Settings, watchers};
-use taskmint_mint::{Authority, Caps, Policy};
+use taskmint_mint::{Authority, Caps, Meters, Policy};
 use taskmint_model::{Clock, Entropy};
 use taskmint_status::LogId;
 use taskmint_store::Store;
@@ -58,6 +58,7 @@ pub struct Bound {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     authority: Option<MakeAuthority>,
+    signing: Option<Arc<Meters>>,
     nodes: TcpListener,
     watch: TcpListener,
     http: TcpListener,
@@ -138,6 +139,7 @@ impl Server {
             clock,
             entropy,
             authority,
+            signing: None,
             nodes,
             watch,
             http,
@@ -198,6 +200,7 @@ impl Bound {
             None => {
                 let remote = signer::remote(&self.config, policy, Arc::clone(&entropy))?;
                 signer::report(tasks, &remote);
+                self.signing = Some(remote.meters());
                 Arc::new(remote)
             }
         };
@@ -341,7 +344,11 @@ impl Bound {
             public::start(tasks, listener, &self.config, issuer, &own, &self.clock)?;
         }
         let of = Arc::clone(issuer);
-        let text = move || metrics::text(&of, watching.read());
+        let signing = self.signing;
+        let text = move || {
+            let signing = signing.as_ref().map(|signing| signing.read());
+            metrics::text(&of, watching.read(), signing)
+        };
         let router = health::router(tasks.readiness().clone(), text);
         let serve = health::serve(self.http, router, tasks.shutdown().clone());
         tasks.spawn_support("http", serve);

@@ -11,6 +11,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use super::meters::Meters;
 use crate::protocol::{
     Answer, BadMessage, Call, CheckKey, Digest, Given, MAX_BATCH, MAX_FRAME, Numbered, Open,
     Unchecked, Wanted, digest,
@@ -31,6 +32,7 @@ type Results = Vec<Result<Given, Refusal>>;
 /// A connection, or none.
 pub(super) struct Line {
     max_waiting: usize,
+    meters: std::sync::Arc<Meters>,
     state: Mutex<State>,
     /// Told when the socket took less than it was given.
     stuck: Notify,
@@ -87,9 +89,10 @@ pub(super) enum BadAnswer {
 }
 
 impl Line {
-    pub(super) fn new(max_waiting: usize) -> Self {
+    pub(super) fn new(max_waiting: usize, meters: std::sync::Arc<Meters>) -> Self {
         Self {
             max_waiting,
+            meters,
             state: Mutex::default(),
             stuck: Notify::new(),
         }
@@ -151,6 +154,7 @@ impl Line {
             return Err(Refusal::Away);
         }
         if state.requests + wanted.len() > self.max_waiting {
+            self.meters.refused(wanted.len());
             return Err(Refusal::Busy);
         }
         state.requests += wanted.len();
@@ -250,6 +254,7 @@ impl Line {
                 continue;
             }
             link.frames += 1;
+            self.meters.sent(batch.len());
             if let Err((refusal, who)) = self.send(link, Call::Batch(batch), Who::Many(parts)) {
                 link.frames -= 1;
                 who.refuse(&refusal);
