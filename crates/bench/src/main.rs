@@ -13,6 +13,7 @@
 mod agent;
 mod begin;
 mod child;
+mod compact;
 mod end;
 mod entry;
 mod fair;
@@ -64,6 +65,9 @@ enum Command {
     /// Is an agent and nothing else: another part.
     #[command(hide = true)]
     AgentAlone(kill::Alone),
+    /// Is an issuer over millions of tasks: another part.
+    #[command(hide = true)]
+    CompactAlone(compact::Alone),
 }
 
 #[derive(Debug, Args)]
@@ -80,6 +84,9 @@ struct Run {
     /// Watchers of the fan-out's figures, and processes that an agent holds.
     #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     watchers: u32,
+    /// Live tasks of `compact`.
+    #[arg(long, default_value_t = 10_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
+    tasks: u64,
 }
 
 /// What can be measured.
@@ -106,11 +113,12 @@ enum Name {
     WatcherMemory,
     Receipt,
     Kill,
+    Compact,
     All,
 }
 
 impl Name {
-    const EACH: [Self; 20] = [
+    const EACH: [Self; 21] = [
         Self::Begin,
         Self::BeginCrowd,
         Self::MintUnary,
@@ -131,6 +139,7 @@ impl Name {
         Self::WatcherMemory,
         Self::Receipt,
         Self::Kill,
+        Self::Compact,
     ];
 
     fn about(self) -> &'static str {
@@ -161,6 +170,7 @@ impl Name {
             Self::Kill => {
                 "kill -9 of a holder -> refused elsewhere, and an agent that holds 10,000"
             }
+            Self::Compact => "10,000,000 live tasks: memory of each, a restart, and a sweep of all",
             Self::All => "all of them",
         }
     }
@@ -171,7 +181,12 @@ impl Name {
             .unwrap_or_default()
     }
 
-    async fn measure(self, span: Duration, watchers: usize) -> anyhow::Result<Vec<Figure>> {
+    async fn measure(
+        self,
+        span: Duration,
+        watchers: usize,
+        tasks: u64,
+    ) -> anyhow::Result<Vec<Figure>> {
         match self {
             Self::Begin => begin::measure(span).await,
             Self::BeginCrowd => begin::crowd(span).await,
@@ -193,6 +208,7 @@ impl Name {
             Self::WatcherMemory => fan::memory(span, watchers),
             Self::Receipt => receipt::measure(span, watchers).await,
             Self::Kill => kill::measure(span, watchers).await,
+            Self::Compact => compact::measure(span, tasks).await,
             Self::All => Ok(Vec::new()),
         }
     }
@@ -205,6 +221,7 @@ fn main() -> ExitCode {
         Command::Stage(stage) => stage.run(),
         Command::Play(play) => play.run(),
         Command::AgentAlone(agent) => agent.run(),
+        Command::CompactAlone(issuer) => issuer.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -238,7 +255,7 @@ impl Run {
             // A runtime for each: nothing of the one before is still running.
             let runtime = tokio::runtime::Runtime::new()?;
             let others = machine::Others::now()?;
-            let measured = runtime.block_on(name.measure(span, watchers));
+            let measured = runtime.block_on(name.measure(span, watchers, self.tasks));
             let measured = measured.with_context(|| name.name())?;
             let share = others.share()?;
             figures.extend(measured.into_iter().map(|figure| figure.others(share)));
@@ -273,8 +290,8 @@ mod tests {
         let names: Vec<String> = Name::EACH.map(Name::name).to_vec();
         assert_eq!(
             names.join(" "),
-            "begin mint-unary mint-batch jwt-batch end entry entries startup cold-sync check revoke-cost \
-             fanout fanout-load watcher-memory receipt kill"
+            "begin begin-64 mint-unary mint-batch jwt-batch signer-tax durability fair end entry entries \
+             startup cold-sync check revoke-cost fanout fanout-load watcher-memory receipt kill compact"
         );
     }
 }
