@@ -136,6 +136,10 @@ impl Issuer {
     }
 
     async fn end_overdue(&self) -> Result<(), Refused> {
+        // What expired with whole buckets while nobody was here goes with them, all at once.
+        if self.store.position().borrow().floor > 0 {
+            self.move_floor().await;
+        }
         // Each start has a server SVID of its own; the one before is nobody's.
         let mut after = None;
         loop {
