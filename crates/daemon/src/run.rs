@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::runtime;
 use tokio::sync::mpsc;
 use tracing::{error, info};
@@ -20,6 +21,9 @@ const BLOCKING_GRACE: Duration = Duration::from_secs(5);
 
 /// Runs a process: `body` sets up and spawns tasks; this returns when it and all of them ended.
 ///
+/// It may open as many files as the hard limit allows: the soft one is for programs that use
+/// `select`, and an agent holds a descriptor for each process that has a task.
+///
 /// The body may return once its tasks are spawned, or stay until it has drained. Its error ends
 /// the process with the error's own code; see [`exit`] for all codes.
 pub fn run<F, Fut>(name: &'static str, body: F) -> ExitCode
@@ -27,6 +31,7 @@ where
     F: FnOnce(Tasks) -> Fut + Send + 'static,
     Fut: Future<Output = Result<(), Failure>> + Send + 'static,
 {
+    raise_file_limit();
     let runtime = match runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name(name)
@@ -55,6 +60,13 @@ where
         }) => report(name, failure.code(), &failure.to_string()),
         Err(error) => report(name, error.code(), &error.to_string()),
     }
+}
+
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Up to the hard limit nobody is refused; if it were, fewer files would have to do.
+    setrlimit(Resource::Nofile, limit).ok();
 }
 
 /// The same within a runtime, with signals from a channel and tasks of the caller's making.

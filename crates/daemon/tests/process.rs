@@ -14,7 +14,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
 use taskmint_daemon::{Failure, Tasks, exit, logging};
 
 const ROLE: &str = "TASKMINT_DAEMON_TEST_ROLE";
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     if let Ok(role) = std::env::var(ROLE) {
         return child(role);
     }
-    let cases: [(&str, fn()); 4] = [
+    let cases: [(&str, fn()); 5] = [
         (
             "a_stop_signal_drains_and_exits_well",
             a_stop_signal_drains_and_exits_well,
@@ -37,6 +37,10 @@ fn main() -> ExitCode {
             "a_wrong_configuration_has_its_own_code",
             a_wrong_configuration_has_its_own_code,
         ),
+        (
+            "as_many_files_may_be_open_as_the_hard_limit_allows",
+            as_many_files_may_be_open_as_the_hard_limit_allows,
+        ),
     ];
     for (name, case) in cases {
         case();
@@ -48,6 +52,11 @@ fn main() -> ExitCode {
 /// Says what happens on standard output, one line each, so that the parent waits for states.
 fn child(role: String) -> ExitCode {
     taskmint_daemon::run("child", |tasks: Tasks| async move {
+        if role == "limited" {
+            let limit = getrlimit(Resource::Nofile);
+            assert_eq!(limit.current, limit.maximum);
+            return Ok(());
+        }
         if role == "misconfigured" {
             return Err(Failure::config("x.toml:3:1: unknown key `a`"));
         }
@@ -86,6 +95,14 @@ struct Running {
     lines: io::Lines<BufReader<std::process::ChildStdout>>,
     notified: UnixDatagram,
     _folder: tempfile::TempDir,
+}
+
+fn as_many_files_may_be_open_as_the_hard_limit_allows() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -Sn 64 && exec \"$0\""]);
+    command.arg(std::env::current_exe().expect("own path"));
+    let ended = command.env(ROLE, "limited").status().expect("a child");
+    assert_eq!(ended.code(), Some(i32::from(exit::OK)));
 }
 
 impl Running {
