@@ -15,8 +15,8 @@ use tokio::sync::{broadcast, watch};
 
 use crate::entries::EntrySet;
 use crate::log::Signer;
-use crate::rates::EntryRates;
 use crate::nodes::PAGE;
+use crate::rates::EntryRates;
 use crate::receipts::Bounds;
 use crate::refused::Refused;
 use crate::watchers::Watchers;
