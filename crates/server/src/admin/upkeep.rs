@@ -64,6 +64,8 @@ impl AdminService {
             .filter(|node| self.issuer.is_connected(&node.id))
             .count();
         let settings = self.issuer.settings();
+        // Read once: a second reader behind a waiting writer would wait for ever for itself.
+        let position = *self.issuer.store().position().borrow();
         Ok(Response::new(admin::Status {
             trust_domain: settings.trust_domain.to_string(),
             server_id: settings.server.to_string(),
@@ -71,13 +73,13 @@ impl AdminService {
             log_id: identity.log.0.to_vec(),
             generation: identity.generation.into(),
             epoch: identity.epoch,
-            sequence: self.issuer.store().position().borrow().sequence,
+            sequence: position.sequence,
             live_tasks: count(self.issuer.live_tasks()),
             nodes_connected: count(connected),
             watchers: count(self.issuer.watchers().count()),
             started_at_ms: self.started_at.millis(),
             head: self.newest_head(),
-            floor: self.issuer.store().position().borrow().floor,
+            floor: position.floor,
         }))
     }
 
