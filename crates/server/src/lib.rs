@@ -20,6 +20,7 @@ mod server;
 mod sessions;
 mod signer;
 mod store;
+mod upkeep;
 mod watch;
 
 pub use server::{Bound, MakeAuthority, Running, ServeError, Server};

@@ -57,23 +57,16 @@ impl Limits {
 
     /// Takes one call of a node from its rate.
     pub(crate) fn node(&self, id: &SpiffeId) -> Result<(), Status> {
-        keyed(&self.nodes, &id.to_string())
+        keyed(&self.nodes, &id.to_string(), NonZeroU32::MIN)
     }
 
     /// Takes `items` credentials from a node's rate, of which its call was one, and holds them in
     /// hand until the guard is dropped.
     pub(crate) fn items(&self, id: &SpiffeId, items: usize) -> Result<InHand, Status> {
         let id = id.to_string();
-        if let Some(more) =
-            NonZeroU32::new(u32::try_from(items.saturating_sub(1)).unwrap_or(u32::MAX))
-        {
-            match self.nodes.check_key_n(&id, more) {
-                Ok(Ok(())) => {}
-                Ok(Err(not)) => {
-                    return Err(late(not.wait_time_from(DefaultClock::default().now())));
-                }
-                Err(_) => return Err(too_many(items)),
-            }
+        let more = u32::try_from(items.saturating_sub(1)).unwrap_or(u32::MAX);
+        if let Some(more) = NonZeroU32::new(more) {
+            keyed(&self.nodes, &id, more)?;
         }
         let mut hand = self.hand.lock();
         let own = hand.nodes.get(&id).copied().unwrap_or(0);
@@ -91,7 +84,7 @@ impl Limits {
 
     /// Takes one call of an administrator from its rate.
     pub(crate) fn caller(&self, name: &str) -> Result<(), Status> {
-        keyed(&self.callers, &name.to_owned())
+        keyed(&self.callers, &name.to_owned(), NonZeroU32::MIN)
     }
 
     /// Takes one attestation.
@@ -130,22 +123,28 @@ impl Drop for InHand {
     }
 }
 
-fn too_many(items: usize) -> Status {
+/// Takes so many of a key's rate, all or none.
+fn keyed(
+    limiter: &DefaultKeyedRateLimiter<String>,
+    key: &String,
+    many: NonZeroU32,
+) -> Result<(), Status> {
+    if limiter.len() > MANY {
+        limiter.retain_recent();
+    }
+    let taken = limiter.check_key_n(key, many).map_err(|_| too_many(many))?;
+    taken.map_err(|not| late(not.wait_time_from(DefaultClock::default().now())))
+}
+
+fn too_many(many: NonZeroU32) -> Status {
+    // A call for several takes one of them by itself.
+    let items = many.saturating_add(1);
     let denied = taskmint_wire::Denied::new(
         Code::ResourceExhausted,
         "RATE_LIMITED",
         format!("{items} at once are more than this node's burst"),
     );
     denied.fix("ask for fewer in one call").into()
-}
-
-fn keyed(limiter: &DefaultKeyedRateLimiter<String>, key: &String) -> Result<(), Status> {
-    if limiter.len() > MANY {
-        limiter.retain_recent();
-    }
-    limiter
-        .check_key(key)
-        .map_err(|not| late(not.wait_time_from(DefaultClock::default().now())))
 }
 
 fn late(wait: Duration) -> Status {

@@ -29,6 +29,7 @@ use crate::connection::{accept, accept_admins};
 use crate::identity::OwnIdentity;
 use crate::limits::Limits;
 use crate::nodes::NodeService;
+use crate::upkeep::{report, until_stopped};
 use crate::{metrics, public, signer, store, watch};
 
 /// A request of more than this is refused before it is read.
@@ -160,7 +161,7 @@ impl Bound {
         let ready = tasks.readiness().condition("issuer");
         let (log, now) = (LogId(self.entropy.array()), self.clock.now());
         let (store, writable) = store::open(&self.config, log, now).await?;
-        store::report(tasks, writable);
+        report(tasks, "store", writable);
         let issuer = self.start_issuer(store, tasks).await?;
         let running = Running {
             issuer: Arc::clone(&issuer),
@@ -199,7 +200,7 @@ impl Bound {
             Some(make) => make(policy, &self.config)?,
             None => {
                 let remote = signer::remote(&self.config, policy, Arc::clone(&entropy))?;
-                signer::report(tasks, &remote);
+                report(tasks, "signer", remote.signs());
                 self.signing = Some(remote.meters());
                 Arc::new(remote)
             }
@@ -211,47 +212,15 @@ impl Bound {
 
     /// What the issuer does by itself: heads, deadlines, leases.
     fn start_upkeep(&self, tasks: &Tasks, issuer: &Arc<Issuer>) {
-        let (heads, ends) = (Arc::clone(issuer), Arc::clone(issuer));
-        let stop = tasks.shutdown().requested();
-        tasks.spawn("heads", async move {
-            tokio::select! {
-                () = heads.sign_heads() => {}
-                () = stop => {}
-            }
-            Ok::<_, ServeError>(())
+        let of = || Arc::clone(issuer);
+        let (heads, keys, authority, lists, ends) = (of(), of(), of(), of(), of());
+        until_stopped(tasks, "heads", async move { heads.sign_heads().await });
+        until_stopped(tasks, "keys", async move { keys.rotate_in_time().await });
+        until_stopped(tasks, "authority", async move {
+            authority.keep_authority().await;
         });
-        let (keys, stop) = (Arc::clone(issuer), tasks.shutdown().requested());
-        tasks.spawn("keys", async move {
-            tokio::select! {
-                () = keys.rotate_in_time() => {}
-                () = stop => {}
-            }
-            Ok::<_, ServeError>(())
-        });
-        let (authority, stop) = (Arc::clone(issuer), tasks.shutdown().requested());
-        tasks.spawn("authority", async move {
-            tokio::select! {
-                () = authority.keep_authority() => {}
-                () = stop => {}
-            }
-            Ok::<_, ServeError>(())
-        });
-        let (lists, stop) = (Arc::clone(issuer), tasks.shutdown().requested());
-        tasks.spawn("crls", async move {
-            tokio::select! {
-                () = lists.keep_crls() => {}
-                () = stop => {}
-            }
-            Ok::<_, ServeError>(())
-        });
-        let stop = tasks.shutdown().requested();
-        tasks.spawn("ends", async move {
-            tokio::select! {
-                () = ends.end_in_time() => {}
-                () = stop => {}
-            }
-            Ok::<_, ServeError>(())
-        });
+        until_stopped(tasks, "crls", async move { lists.keep_crls().await });
+        until_stopped(tasks, "ends", async move { ends.end_in_time().await });
     }
 
     fn most_watchers(&self) -> watchers::Most {
@@ -268,14 +237,11 @@ impl Bound {
         let issuer = &running.issuer;
         let (own, renewal) = OwnIdentity::start(issuer).await?;
         let (keep, of) = (own.clone(), Arc::clone(issuer));
-        let stop = tasks.shutdown().requested();
-        tasks.spawn("identity", async move {
-            tokio::select! {
-                () = keep.keep(of, renewal) => {}
-                () = stop => {}
-            }
-            Ok::<_, ServeError>(())
-        });
+        until_stopped(
+            tasks,
+            "identity",
+            async move { keep.keep(of, renewal).await },
+        );
 
         let stop = tasks.shutdown().token();
         let limits = Arc::new(Limits::new(&self.config.rate_limits));

@@ -12,13 +12,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use taskmint_config::{KeyKind, ServerConfig};
-use taskmint_daemon::Tasks;
 use taskmint_mint::{Connect, Connection, Policy, Remote, RemoteSettings};
 use taskmint_model::{Entropy, millis};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
-
-use crate::server::ServeError;
 
 /// The name of the program, beside this one.
 const PROGRAM: &str = "taskmint-signer";
@@ -48,27 +45,6 @@ pub(crate) fn remote(
         verify_one_in: config.signer.verify_one_in,
     };
     Ok(Remote::new(connect, settings, entropy))
-}
-
-/// Says that nothing can be issued while there is no signer.
-pub(crate) fn report(tasks: &Tasks, remote: &Remote) {
-    let condition = tasks.readiness().condition("signer");
-    let (mut signs, stop) = (remote.signs(), tasks.shutdown().requested());
-    tasks.spawn("signer", async move {
-        let follow = async {
-            loop {
-                condition.set(*signs.borrow_and_update());
-                if signs.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            }
-        };
-        tokio::select! {
-            () = follow => {}
-            () = stop => {}
-        }
-        Ok::<_, ServeError>(())
-    });
 }
 
 /// A signer that a service manager started.
