@@ -17,8 +17,10 @@ use crate::policy::{Caps, Policy};
 use crate::port::{KeyKind, LogStart, Prepared, Sealed, Signed};
 use crate::request::{Facts, Grant, LogKeyRequest, Refusal, Request};
 pub use convert::{BadMessage, Unchecked};
+#[cfg(feature = "remote")]
+pub(crate) use frame::length_of;
 pub use frame::{FrameError, read_frame, write_frame};
-use taskmint_id::{SpiffeIdError, TrustDomain};
+use taskmint_id::TrustDomain;
 use taskmint_model::{AuthorityId, Timestamp, millis};
 
 /// The version of the protocol.
@@ -226,9 +228,4 @@ fn policy_from_wire(wire: wire::Policy, trust_domain: TrustDomain) -> Policy {
         max_list_age: span(wire.max_list_age),
         public_url: Some(wire.public_url).filter(|url| !url.is_empty()),
     }
-}
-
-/// A trust domain that came over the wire.
-fn trust_domain(text: &str) -> Result<TrustDomain, SpiffeIdError> {
-    TrustDomain::parse(text)
 }

@@ -248,16 +248,14 @@ impl Desk {
         Ok(match call {
             Call::Open(_) => return Err("opened twice".to_owned()),
             Call::Load(keys, start) => done(self.core.load(&keys, &start)),
-            Call::Prepare(kind, id, now) => match self.core.prepare(kind, id, now) {
-                Ok(prepared) => Answer::Prepared(prepared),
-                Err(refusal) => Answer::Refused(refusal),
-            },
+            Call::Prepare(kind, id, now) => {
+                answered(self.core.prepare(kind, id, now), Answer::Prepared)
+            }
             Call::Activate(id) => done(self.core.activate(id)),
             Call::Retire(id) => done(self.core.retire(id)),
-            Call::CertifyLogKey(request) => match self.core.certify_log_key(request) {
-                Ok(der) => Answer::Certificate(der),
-                Err(refusal) => Answer::Refused(refusal),
-            },
+            Call::CertifyLogKey(request) => {
+                answered(self.core.certify_log_key(request), Answer::Certificate)
+            }
             Call::Batch(batch) => Answer::Batch(self.batch(batch)),
         })
     }
@@ -322,8 +320,9 @@ impl Desk {
 }
 
 fn done(result: Result<(), Refusal>) -> Answer {
-    match result {
-        Ok(()) => Answer::Done,
-        Err(refusal) => Answer::Refused(refusal),
-    }
+    answered(result, |()| Answer::Done)
+}
+
+fn answered<T>(result: Result<T, Refusal>, answer: impl FnOnce(T) -> Answer) -> Answer {
+    result.map_or_else(Answer::Refused, answer)
 }

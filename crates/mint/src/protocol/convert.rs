@@ -5,12 +5,13 @@ mod request;
 
 use bytes::Bytes;
 use prost::Message as _;
+use taskmint_id::TrustDomain;
 use taskmint_model::{Id, IdKind, Timestamp};
 use taskmint_status::LogId;
 
 use super::{
     Answer, Call, CheckKey, Given, MAX_BATCH, Numbered, Open, Opened, policy_from_wire,
-    policy_to_wire, trust_domain, wire,
+    policy_to_wire, wire,
 };
 use crate::port::{KeyKind, LogStart, Prepared, Sealed, Signed, SignerTail};
 use crate::request::{Grant, LogKeyRequest, Refusal};
@@ -234,7 +235,7 @@ fn answer_from_wire(what: wire::answer::What) -> Read<Answer> {
             protection: opened.protection,
             policy: policy_from_wire(
                 opened.policy.ok_or(BadMessage("policy"))?,
-                trust_domain(&opened.trust_domain).map_err(|_| BadMessage("trust domain"))?,
+                TrustDomain::parse(&opened.trust_domain).map_err(|_| BadMessage("trust domain"))?,
             ),
         }),
         What::Refused(refusal) => Answer::Refused(refusal_from_wire(refusal)?),

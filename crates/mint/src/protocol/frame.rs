@@ -59,22 +59,16 @@ fn fill(from: &mut impl Read, into: &mut [u8; 4]) -> io::Result<bool> {
 /// # Errors
 /// When the message is too long, or the other side is gone.
 pub fn write_frame(to: &mut impl Write, message: &[u8]) -> io::Result<()> {
-    to.write_all(&framed(message)?)
+    // In one write: it is one frame to whoever reads.
+    let length = length_of(message)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a message is too long"))?;
+    to.write_all(&[&length, message].concat())
 }
 
-/// A message with its length before it.
-///
-/// # Errors
-/// When the message is too long.
-pub(crate) fn framed(message: &[u8]) -> io::Result<Vec<u8>> {
-    let length = u32::try_from(message.len())
-        .ok()
-        .filter(|length| *length as usize <= MAX_FRAME)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a message is too long"))?;
-    let mut frame = Vec::with_capacity(4 + message.len());
-    frame.extend_from_slice(&length.to_be_bytes());
-    frame.extend_from_slice(message);
-    Ok(frame)
+/// What stands before a message; none if it is too long for a frame.
+pub(crate) fn length_of(message: &[u8]) -> Option<[u8; 4]> {
+    let length = u32::try_from(message.len()).ok()?;
+    (message.len() <= MAX_FRAME).then(|| length.to_be_bytes())
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::meters::Meters;
 use crate::protocol::{
     Answer, BadMessage, Call, CheckKey, Digest, Given, MAX_BATCH, MAX_FRAME, Numbered, Open,
-    Unchecked, Wanted, digest,
+    Unchecked, Wanted, digest, length_of,
 };
 use crate::request::{Refusal, Request};
 
@@ -265,8 +265,7 @@ impl Line {
     fn send(&self, link: &mut Link, call: Call, who: Who) -> Result<(), (Refusal, Who)> {
         let id = link.next;
         let message = Numbered { id, what: call }.encode();
-        let length = u32::try_from(message.len()).ok();
-        let Some(length) = length.filter(|length| *length as usize <= MAX_FRAME) else {
+        let Some(length) = length_of(&message) else {
             return Err((Refusal::Failed("a request is too large".to_owned()), who));
         };
         // Only what is sent has a number: the signer counts, too.
@@ -279,7 +278,7 @@ impl Line {
                 who,
             },
         );
-        link.out.extend_from_slice(&length.to_be_bytes());
+        link.out.extend_from_slice(&length);
         link.out.extend_from_slice(&message);
         // The reader finds out what is wrong with a broken socket.
         if link.write().is_ok_and(|all| !all) {
