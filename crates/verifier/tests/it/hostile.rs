@@ -28,6 +28,8 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::log::{FakeLog, HandClocks, MAX_AGE};
 use crate::world::World;
 
+const SOON: Duration = Duration::from_secs(60);
+
 /// What a relay does to what passes through it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Lie {
@@ -50,34 +52,29 @@ enum Lie {
     Repeat,
 }
 
-/// A relay, and what it holds back. Clones share it.
+/// A relay. Clones share what it lies.
 #[derive(Clone)]
 struct Relay {
     upstream: PathBuf,
     clocks: Arc<HandClocks>,
-    state: Arc<Mutex<State>>,
+    /// And since when.
+    lie: Arc<Mutex<(Lie, BootTime)>>,
 }
 
-struct State {
-    lie: Lie,
-    since: BootTime,
+/// What it holds back of one stream.
+#[derive(Default)]
+struct Held {
     /// With when each came.
-    held: VecDeque<(BootTime, wire::WatchResponse)>,
+    frames: VecDeque<(BootTime, wire::WatchResponse)>,
     last_head: Option<wire::WatchResponse>,
 }
 
 impl Relay {
     fn serve(log: &FakeLog, clocks: &Arc<HandClocks>, folder: &std::path::Path) -> (Self, PathBuf) {
-        let state = State {
-            lie: Lie::None,
-            since: clocks.now().boot,
-            held: VecDeque::new(),
-            last_head: None,
-        };
         let relay = Self {
             upstream: log.serve_in(folder),
             clocks: Arc::clone(clocks),
-            state: Arc::new(Mutex::new(state)),
+            lie: Arc::new(Mutex::new((Lie::None, clocks.now().boot))),
         };
         let path = folder.join("relay.sock");
         let incoming = UnixListenerStream::new(UnixListener::bind(&path).unwrap());
@@ -88,8 +85,7 @@ impl Relay {
     }
 
     fn lie(&self, lie: Lie) {
-        let mut state = self.state.lock();
-        (state.lie, state.since) = (lie, self.clocks.now().boot);
+        *self.lie.lock() = (lie, self.clocks.now().boot);
     }
 
     async fn channel(&self) -> Channel {
@@ -98,42 +94,42 @@ impl Relay {
     }
 }
 
-impl State {
+impl Held {
     /// What a frame becomes, now or later.
-    fn take(&mut self, frame: wire::WatchResponse, now: BootTime) {
+    fn take(&mut self, frame: wire::WatchResponse, lie: Lie, now: BootTime) {
         let is_head = matches!(frame.frame, Some(Frame::Head(_)));
         let is_delta = matches!(frame.frame, Some(Frame::Delta(_)));
         if is_head {
             self.last_head = Some(frame.clone());
         }
-        match self.lie {
+        match lie {
             Lie::Freeze | Lie::Repeat => {}
             Lie::Drop if is_delta => {}
-            Lie::Forge if is_delta => self.held.push_back((now, altered(frame))),
-            Lie::Restamp if is_head => self.held.push_back((now, altered(frame))),
-            Lie::Reorder if is_head => self.held.push_front((now, frame)),
-            _ => self.held.push_back((now, frame)),
+            Lie::Forge if is_delta => self.frames.push_back((now, altered(frame))),
+            Lie::Restamp if is_head => self.frames.push_back((now, altered(frame))),
+            Lie::Reorder if is_head => self.frames.push_front((now, frame)),
+            _ => self.frames.push_back((now, frame)),
         }
     }
 
     /// What leaves now.
-    fn give(&mut self, now: BootTime) -> Vec<wire::WatchResponse> {
-        if self.lie == Lie::Repeat {
+    fn give(&mut self, (lie, since): (Lie, BootTime), now: BootTime) -> Vec<wire::WatchResponse> {
+        if lie == Lie::Repeat {
             return self.last_head.clone().into_iter().collect();
         }
         let elapsed = |since: BootTime| Duration::from_millis(now.since(since));
-        let late = match self.lie {
+        let late = match lie {
             Lie::Delay(by) => by,
-            Lie::Slow(by) => elapsed(self.since).mul_f64(by),
+            Lie::Slow(by) => elapsed(since).mul_f64(by),
             // Until the next records are here.
-            Lie::Reorder if self.held.len() < 4 => return Vec::new(),
+            Lie::Reorder if self.frames.len() < 4 => return Vec::new(),
             _ => Duration::ZERO,
         };
         let mut given = Vec::new();
-        while let Some((came, _)) = self.held.front()
+        while let Some((came, _)) = self.frames.front()
             && elapsed(*came) >= late
         {
-            given.extend(self.held.pop_front().map(|(_, frame)| frame));
+            given.extend(self.frames.pop_front().map(|(_, frame)| frame));
         }
         given
     }
@@ -167,7 +163,6 @@ impl Revocation for Relay {
         let said = request.into_inner().map_while(Result::ok);
         let frames = client.watch(said).await?.into_inner();
         let (out, passed) = mpsc::unbounded_channel();
-        self.state.lock().held.clear();
         tokio::spawn(self.clone().pass(frames, out));
         Ok(Response::new(UnboundedReceiverStream::new(passed)))
     }
@@ -180,15 +175,21 @@ impl Relay {
         out: mpsc::UnboundedSender<Result<wire::WatchResponse, Status>>,
     ) {
         let mut frames = frames;
+        let mut held = Held::default();
         let mut looks = tokio::time::interval(Duration::from_millis(2));
         loop {
             tokio::select! {
                 frame = frames.next() => match frame {
-                    Some(Ok(frame)) => self.state.lock().take(frame, self.clocks.now().boot),
+                    Some(Ok(frame)) => {
+                        let lie = self.lie.lock().0;
+                        held.take(frame, lie, self.clocks.now().boot);
+                    }
                     _ => return,
                 },
+                () = out.closed() => return,
                 _ = looks.tick() => {
-                    for frame in self.state.lock().give(self.clocks.now().boot) {
+                    let lie = *self.lie.lock();
+                    for frame in held.give(lie, self.clocks.now().boot) {
                         if out.send(Ok(frame)).is_err() {
                             return;
                         }
@@ -224,7 +225,7 @@ impl Stage {
         let trust = Trust::new(world.bundles());
         let own = Arc::<HandClocks>::clone(&clocks);
         let watch = Watch::start(options, trust, own, Arc::new(SystemEntropy)).unwrap();
-        watch.synced().await;
+        tokio::time::timeout(SOON, watch.synced()).await.unwrap();
         Self {
             world,
             clocks,
@@ -255,7 +256,7 @@ impl Stage {
         self.log.end(&self.world, 1);
         self.pass(BOUND, || ()).await;
         self.clocks.pass(Duration::from_millis(1));
-        let lie = self.relay.state.lock().lie;
+        let (lie, _) = *self.relay.lie.lock();
         let refused = || assert!(!self.accepts(), "{lie:?}");
         refused();
         self.pass(Duration::from_secs(60), refused).await;
@@ -268,9 +269,12 @@ async fn an_honest_relay_keeps_its_verifiers_open_and_passes_an_end_on() {
     let open = || assert!(stage.accepts());
     stage.pass(Duration::from_secs(60), open).await;
     stage.log.end(&stage.world, 1);
-    while stage.accepts() {
-        tokio::task::yield_now().await;
-    }
+    let heard = async {
+        while stage.accepts() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, heard).await.unwrap();
     let refused = stage.watch.check(&stage.world.binding(1)).unwrap_err();
     assert_eq!(refused.reason, "TASK_ENDED");
 }
@@ -322,6 +326,11 @@ async fn verifiers_come_back_when_their_relay_is_honest_again() {
     stage.pass(BOUND * 2, || ()).await;
     assert!(!stage.accepts());
     stage.relay.lie(Lie::None);
-    stage.watch.synced().await;
-    assert!(stage.accepts());
+    // Its connection was silent for long: the next one is made within some (real) seconds.
+    let heard = async {
+        while !stage.accepts() {
+            stage.pass(Duration::from_secs(1), || ()).await;
+        }
+    };
+    tokio::time::timeout(SOON, heard).await.unwrap();
 }
