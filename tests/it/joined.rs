@@ -142,7 +142,12 @@ impl Agent {
     /// The agent learns of an entry by itself; waits until it has.
     pub(crate) async fn knows_an_entry(&self) {
         let api = self.workload_api().await;
-        let learnt = async { while api.jwt_bundles().await.is_err() {} };
+        let mut looks = tokio::time::interval(Duration::from_millis(5));
+        let learnt = async {
+            while api.first_jwt_bundles().await.is_err() {
+                looks.tick().await;
+            }
+        };
         tokio::time::timeout(SOON, learnt).await.unwrap();
     }
 }

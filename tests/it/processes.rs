@@ -302,7 +302,7 @@ impl Node {
         let known = async {
             loop {
                 if let Ok(api) = WorkloadApi::connect(&workload).await
-                    && api.jwt_bundles().await.is_ok()
+                    && api.first_jwt_bundles().await.is_ok()
                 {
                     return;
                 }

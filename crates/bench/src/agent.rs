@@ -40,7 +40,7 @@ impl Agent {
         let api = WorkloadApi::connect(&Endpoint::Unix(self.sockets.workload.clone())).await?;
         let mut looks = tokio::time::interval(Duration::from_millis(10));
         let known = async {
-            while api.jwt_bundles().await.is_err() {
+            while api.first_jwt_bundles().await.is_err() {
                 looks.tick().await;
             }
         };

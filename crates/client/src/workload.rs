@@ -160,6 +160,15 @@ impl WorkloadApi {
         }))
     }
 
+    /// The first of [`jwt_bundles`](Self::jwt_bundles).
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn first_jwt_bundles(&self) -> Result<BundleSet, CallError> {
+        let none = || malformed("the stream ended without a response");
+        self.jwt_bundles().await?.next().await.ok_or_else(none)?
+    }
+
     /// Tokens for these audiences: of one identity, or of all that the caller has.
     ///
     /// # Errors
