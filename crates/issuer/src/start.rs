@@ -232,6 +232,8 @@ impl Issuer {
         let tick = Duration::from_millis(250).min(self.settings.lease / 4);
         let mut looked = uptime();
         loop {
+            // What lies in a bucket that is over needs no end of its own.
+            self.move_floor().await;
             let next = self.expire().await;
             // P12: a server that was stopped or asleep was not ready. It heard no renewals, and no
             // node is to blame; one that misses less than half of a lease still hears the next.
@@ -243,7 +245,6 @@ impl Issuer {
             }
             looked = uptime();
             self.lapse_leases().await;
-            self.move_floor().await;
             let until = next.map_or(tick, |at| at.since(self.clock.now()).min(tick));
             tokio::time::sleep(until.max(Duration::from_millis(1))).await;
         }
