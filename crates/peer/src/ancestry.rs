@@ -45,18 +45,16 @@ fn settled(
 
 fn walk(peer: &HeldProcess) -> Result<Vec<HeldProcess>, AncestryError> {
     let mut chain = vec![peer.clone()];
-    let mut child = peer.clone();
-    loop {
-        let parent = child.parent()?;
-        if parent == 0 {
-            return Ok(chain);
-        }
+    let mut above = peer.parent()?;
+    while above != 0 {
         if chain.len() == MAX_ANCESTRY {
             return Err(AncestryError::TooDeep(peer.pid()));
         }
-        child = HeldProcess::open(parent)?;
-        chain.push(child.clone());
+        let (parent, next) = HeldProcess::open_with_parent(above)?;
+        chain.push(parent);
+        above = next;
     }
+    Ok(chain)
 }
 
 /// Whether every process still lives and still has the parent that was found.

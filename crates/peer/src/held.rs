@@ -37,6 +37,11 @@ impl HeldProcess {
         Self::from_pidfd(pid, open_pidfd(pid)?)
     }
 
+    /// The same, with its parent's pid at that moment.
+    pub(crate) fn open_with_parent(pid: u32) -> Result<(Self, u32), ProcessError> {
+        Self::hold(pid, open_pidfd(pid)?)
+    }
+
     /// Holds the process that `process` names, if it still lives: a later process with its pid
     /// started at another time or in another boot.
     ///
@@ -56,6 +61,10 @@ impl HeldProcess {
 
     /// Takes a pidfd of the process that has `pid`.
     pub(crate) fn from_pidfd(pid: u32, pidfd: OwnedFd) -> Result<Self, ProcessError> {
+        Self::hold(pid, pidfd).map(|(held, _)| held)
+    }
+
+    fn hold(pid: u32, pidfd: OwnedFd) -> Result<(Self, u32), ProcessError> {
         let boot_id = own_boot_id(pid)?;
         let dir = ProcDir::open(pid)?;
         if !is_alive(pidfd.as_fd()) {
@@ -63,17 +72,19 @@ impl HeldProcess {
         }
         // Still alive after the folder was opened, so the pid was its own all the time and the
         // folder is of the same process as the pidfd.
+        let stat = dir.stat()?;
         let process = ProcessRef {
             pid,
-            start_time: dir.stat()?.start_time,
+            start_time: stat.start_time,
             boot_id,
         };
-        Ok(Self(Arc::new(Held {
+        let held = Self(Arc::new(Held {
             process,
             pidfd: Arc::new(pidfd),
             watch: OnceLock::new(),
             registering: Mutex::new(()),
-        })))
+        }));
+        Ok((held, stat.parent))
     }
 
     /// Which process it is.
