@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use rustix::fs::fstatfs;
 use sha2::{Digest, Sha256};
 use taskmint_model::{Clock, Timestamp};
-use taskmint_peer::{FileIdentity, OpenExecutable};
+use taskmint_peer::{FileIdentity, OpenExecutable, ProcessFacts};
 
 /// Digests that are remembered.
 const REMEMBERED: usize = 1024;
@@ -55,6 +55,13 @@ impl Digests {
             clock,
             remembered: Mutex::default(),
         }
+    }
+
+    /// Whether a later change of the file that a process runs would show in its facts.
+    pub(crate) fn is_settled(&self, facts: &ProcessFacts) -> bool {
+        let now = self.clock.now();
+        let executable = facts.executable.as_ref();
+        executable.is_ok_and(|executable| is_settled(&executable.file, now))
     }
 
     /// The digest of an open executable of at most `limit` bytes. Blocks while it reads.
