@@ -18,7 +18,7 @@ use crate::topics::Topic;
 /// How long a living beginner may take to say how its child's task ended, after the child did.
 /// Without it the exit status of every `run` would be lost to the first end, `holder_died`; nobody
 /// sees the task meanwhile.
-const LAST_WORD: Duration = Duration::from_millis(100);
+const LAST_WORD: Duration = Duration::from_millis(30);
 
 /// Calls at the same time.
 const CALLS: usize = 64;
