@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _,
@@ -33,6 +33,9 @@ const BUCKETS: u64 = 24;
 
 /// Where they begin: behind all hours in which tasks that are begun here get their places.
 const AHEAD: u32 = 100;
+
+/// So that tasks may have their limits there.
+const LIMIT: &str = "[tasks]\nmax_limit = \"10d\"\n";
 
 /// Places in each of these hours.
 const PLACES: u64 = 10_000_000 / BUCKETS;
@@ -63,7 +66,7 @@ struct Scene {
 
 impl Scene {
     async fn set(ended: u64) -> anyhow::Result<Self> {
-        let mut world = World::start().await?;
+        let mut world = World::start_with(LIMIT).await?;
         world.create(vec![entry("agent", UID, false)]).await?;
         let mut node = Node::join(&world.join_string("n1").await?).await?;
         let service = node.begin(7).await?;
@@ -228,6 +231,11 @@ pub(crate) async fn check(span: Duration) -> anyhow::Result<Vec<Figure>> {
         }
         if live.len() == BATCH {
             break;
+        }
+    }
+    for binding in &live {
+        if let Err(refused) = watch.check(binding) {
+            bail!("{} is refused: {}", binding.place, refused.message);
         }
     }
     let verify = verifying()?;
