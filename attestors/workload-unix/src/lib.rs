@@ -103,7 +103,7 @@ impl WorkloadAttestor for UnixAttestor {
         if let Some(selectors) = self.recent.get(&facts, Instant::now()) {
             return Ok(selectors);
         }
-        let asked = Instant::now();
+        let (asked, settled) = (Instant::now(), self.digests.is_settled(&facts));
         let mut selectors = vec![
             selector("uid", facts.uid.effective)?,
             selector("gid", facts.gid.effective)?,
@@ -120,7 +120,7 @@ impl WorkloadAttestor for UnixAttestor {
                 detail,
             });
         }
-        if self.digests.is_settled(&facts) && after == facts {
+        if settled && after == facts {
             self.recent.put(after, selectors.clone(), asked);
         }
         Ok(selectors)

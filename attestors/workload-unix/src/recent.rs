@@ -13,6 +13,9 @@ pub(crate) const AGE: Duration = Duration::from_secs(1);
 /// Processes that are remembered.
 const REMEMBERED: usize = 1024;
 
+/// Who has more is not remembered: a process may be given 65,536 groups.
+const MAX_SELECTORS: usize = 64;
+
 /// Selectors by what the kernel said of the process when they were found. It is asked anew before
 /// each reply; only what takes files to find out is remembered, and only while its answer is the
 /// same to the last field: ids, groups, namespaces, the file that runs and when that last changed.
@@ -34,6 +37,9 @@ impl Recent {
     }
 
     pub(crate) fn put(&self, facts: ProcessFacts, selectors: Vec<Selector>, now: Instant) {
+        if selectors.len() > MAX_SELECTORS {
+            return;
+        }
         let mut found = self.0.lock();
         if found.len() >= REMEMBERED {
             found.retain(|_, found| found.is_young(now));
@@ -97,6 +103,16 @@ mod tests {
             change(&mut facts);
             assert_eq!(recent.get(&facts, now), None, "{facts:?}");
         }
+    }
+
+    #[test]
+    fn who_has_very_many_groups_is_not_remembered() {
+        let (recent, now) = (Recent::default(), Instant::now());
+        let many = |count| selectors().into_iter().cycle().take(count).collect();
+        recent.put(own(), many(MAX_SELECTORS + 1), now);
+        assert_eq!(recent.get(&own(), now), None);
+        recent.put(own(), many(MAX_SELECTORS), now);
+        assert!(recent.get(&own(), now).is_some());
     }
 
     #[test]
