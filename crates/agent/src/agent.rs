@@ -13,7 +13,7 @@ use taskmint_workload_unix::UnixAttestor;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::denial::Denials;
-use crate::ends::End;
+use crate::ends::{End, LastWords};
 use crate::folders::Folders;
 use crate::holding::{Holding, Learnt, Origin, Orphan};
 use crate::identity::NodeIdentity;
@@ -47,6 +47,7 @@ pub(crate) struct Agent {
     pub(crate) minter: Arc<Minter>,
     pub(crate) svids: Svids,
     pub(crate) denials: Denials,
+    pub(crate) last_words: LastWords,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) slots: Slots,
     /// Watches through the relay, by the uid that asked for them.
@@ -111,6 +112,7 @@ impl Agent {
             ),
             minter,
             denials,
+            last_words: LastWords::default(),
             metrics,
             slots: Slots::new(limits.max_connections, limits.max_connections_per_uid),
             watches: Slots::new(limits.max_watches, limits.max_watches_per_uid),

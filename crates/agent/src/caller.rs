@@ -80,7 +80,8 @@ impl Caller {
 }
 
 impl Agent {
-    /// Looks at who connected, again and whole: nothing is remembered from earlier calls.
+    /// Looks at who connected, again and whole. What an attestor remembers from earlier calls is its
+    /// own affair: `unix` keeps for a second what takes files other than `/proc` to find out.
     ///
     /// # Errors
     /// A denial by an attestor, or that none could tell.

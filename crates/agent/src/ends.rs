@@ -1,10 +1,12 @@
 //! Ends that this agent owes to the server: said until the server took them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use taskmint_client::Backoff;
-use taskmint_model::TaskId;
+use taskmint_model::{Process, TaskId};
 use taskmint_peer::HeldProcess;
 use taskmint_wire::{node, task_from_wire};
 use tokio::sync::{Semaphore, mpsc};
@@ -15,10 +17,13 @@ use crate::agent::Agent;
 use crate::holding::{Origin, Orphan};
 use crate::topics::Topic;
 
-/// How long a living beginner may take to say how its child's task ended, after the child did.
-/// Without it the exit status of every `run` would be lost to the first end, `holder_died`; nobody
-/// sees the task meanwhile.
+/// How long a living beginner may take to begin to say how its child's task ended, after the child
+/// did. Without it the exit status of every `run` would be lost to the first end, `holder_died`;
+/// nobody sees the task meanwhile.
 const LAST_WORD: Duration = Duration::from_millis(30);
+
+/// How long its saying may take then: attestation, and the way to the server.
+const LAST_CALL: Duration = Duration::from_millis(500);
 
 /// Calls at the same time.
 const CALLS: usize = 64;
@@ -53,6 +58,39 @@ impl From<Orphan> for End {
     }
 }
 
+/// Processes whose calls that end a task are being answered.
+#[derive(Debug, Default)]
+pub(crate) struct LastWords(Mutex<HashMap<Process, usize>>);
+
+/// Such a call, until it is dropped.
+pub(crate) struct Saying<'a> {
+    words: &'a LastWords,
+    who: Process,
+}
+
+impl LastWords {
+    pub(crate) fn saying(&self, who: Process) -> Saying<'_> {
+        *self.0.lock().entry(who).or_default() += 1;
+        Saying { words: self, who }
+    }
+
+    fn is_saying(&self, who: Process) -> bool {
+        self.0.lock().contains_key(&who)
+    }
+}
+
+impl Drop for Saying<'_> {
+    fn drop(&mut self) {
+        let mut words = self.words.0.lock();
+        if let Some(count) = words.get_mut(&self.who) {
+            *count -= 1;
+            if *count == 0 {
+                words.remove(&self.who);
+            }
+        }
+    }
+}
+
 /// Says each end until it was taken. Runs until the agent is dropped.
 pub(crate) async fn run(agent: Arc<Agent>, mut ends: mpsc::UnboundedReceiver<End>) {
     let slots = Arc::new(Semaphore::new(CALLS));
@@ -81,7 +119,11 @@ async fn say(agent: Arc<Agent>, end: End, slots: Arc<Semaphore>) {
                 Ok(()) = beginner.exited() => {}
             }
         };
-        drop(tokio::time::timeout(LAST_WORD, last_word).await);
+        let mut last_word = std::pin::pin!(last_word);
+        let said = tokio::time::timeout(LAST_WORD, &mut last_word).await;
+        if said.is_err() && agent.last_words.is_saying(beginner.process()) {
+            drop(tokio::time::timeout(LAST_CALL, last_word).await);
+        }
     }
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
     while !has_ended(&agent, end.task) {
@@ -141,5 +183,27 @@ async fn until_ended(agent: &Agent, task: TaskId) {
     subscription.set(vec![Topic::Task(task)]);
     while !has_ended(agent, task) {
         subscription.changed().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_saying_its_last_word_until_its_last_call_is_answered() {
+        let words = LastWords::default();
+        let process = |pid| Process {
+            pid,
+            start_time: 1,
+            boot_id: [1; 16],
+        };
+        let (one, same) = (words.saying(process(1)), words.saying(process(1)));
+        assert!(words.is_saying(process(1)) && !words.is_saying(process(2)));
+        drop(one);
+        assert!(words.is_saying(process(1)));
+        drop(same);
+        assert!(!words.is_saying(process(1)));
+        assert!(words.0.lock().is_empty());
     }
 }

@@ -141,6 +141,7 @@ impl Agent {
         request_id(&request.request_id)?;
         text("reason", &request.reason)?;
         let asked = Asked::new(way.method(), &request.request_id, &request);
+        let _saying = self.last_words.saying(connection.peer.process());
         let caller = self.attest(connection, way.action()).await?;
         let aim = self.aim(&caller, &request.task_id, way.action(), &asked);
         let ruled = match aim.await? {
