@@ -10,6 +10,7 @@ mod h2;
 mod id;
 mod join;
 mod leaf;
+mod sealed;
 mod signer;
 mod status;
 mod watch;
@@ -31,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     ("join_string", join::join_string),
     ("jwk", id::jwk),
     ("jwt", id::jwt),
+    ("sealed_file", sealed::sealed_file),
     ("selector", join::selector),
     ("signer_ask", signer::signer_ask),
     ("signer_reply", signer::signer_reply),
