@@ -46,6 +46,7 @@ prepare_packages() {
       return 1
     }
     sudo=(sudo)
+    [ -t 0 ] || sudo=(sudo -n) # nobody there to type a password
   fi
   "${sudo[@]}" apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive \
     "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
