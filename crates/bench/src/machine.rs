@@ -121,14 +121,14 @@ impl Others {
     pub(crate) fn now() -> anyhow::Result<Self> {
         Ok(Self {
             since: Instant::now(),
-            own: processor_time()?,
+            own: issuing_time()?,
             all: all_time()?,
         })
     }
 
     /// Their share of all cores.
     pub(crate) fn share(&self) -> anyhow::Result<f64> {
-        let own = processor_time()?.saturating_sub(self.own);
+        let own = issuing_time()?.saturating_sub(self.own);
         let others = all_time()?.saturating_sub(self.all).saturating_sub(own);
         let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
         Ok(others.as_secs_f64() / (self.since.elapsed().as_secs_f64() * cores))

@@ -27,6 +27,7 @@ mod mint;
 mod node;
 mod proxy;
 mod receipt;
+mod rotation;
 mod samples;
 mod startup;
 mod status;
@@ -101,6 +102,7 @@ enum Name {
     SignerTax,
     Durability,
     Fair,
+    Rotation,
     End,
     Entry,
     Entries,
@@ -118,7 +120,7 @@ enum Name {
 }
 
 impl Name {
-    const EACH: [Self; 21] = [
+    const EACH: [Self; 22] = [
         Self::Begin,
         Self::BeginCrowd,
         Self::MintUnary,
@@ -127,6 +129,7 @@ impl Name {
         Self::SignerTax,
         Self::Durability,
         Self::Fair,
+        Self::Rotation,
         Self::End,
         Self::Entry,
         Self::Entries,
@@ -154,6 +157,7 @@ impl Name {
             Self::SignerTax => "mint-batch through the signer, against signing in process",
             Self::Durability => "mint-batch, against the same where a sync costs nothing",
             Self::Fair => "one call of a node, beside another that asks for all it can",
+            Self::Rotation => "begins while CA and JWT key are rotated, with 100,000 SVIDs live",
             Self::End => "complete -> refused at one verifier",
             Self::Entry => "entry create -> SVID in hand on an open stream, and delete -> gone",
             Self::Entries => "entries created per second, in batches",
@@ -196,6 +200,7 @@ impl Name {
             Self::SignerTax => mint::signer_tax(span).await,
             Self::Durability => mint::durability(span).await,
             Self::Fair => fair::measure(span).await,
+            Self::Rotation => rotation::measure(span).await,
             Self::End => end::measure(span).await,
             Self::Entry => entry::stream(span).await,
             Self::Entries => entry::rate(span).await,
@@ -290,7 +295,7 @@ mod tests {
         let names: Vec<String> = Name::EACH.map(Name::name).to_vec();
         assert_eq!(
             names.join(" "),
-            "begin begin-64 mint-unary mint-batch jwt-batch signer-tax durability fair end entry entries \
+            "begin begin-64 mint-unary mint-batch jwt-batch signer-tax durability fair rotation end entry entries \
              startup cold-sync check revoke-cost fanout fanout-load watcher-memory receipt kill compact"
         );
     }

@@ -57,8 +57,8 @@ struct Goal {
     name: &'static str,
     least: f64,
     spire: &'static str,
-    /// How many times SPIRE's rate has to be reached on each core.
-    times: f64,
+    /// How many times SPIRE's rate has to be reached on each core, where that is asked.
+    times: Option<f64>,
     spire_rate: f64,
 }
 
@@ -80,7 +80,7 @@ pub(crate) async fn unary(span: Duration) -> anyhow::Result<Vec<Figure>> {
         name: "mint-unary",
         least: 0.08,
         spire: "1,060 /s and core",
-        times: 15.0,
+        times: None,
         spire_rate: 1_060.0,
     };
     scene.measure(callers, span, &goal).await
@@ -94,7 +94,7 @@ pub(crate) async fn batch(span: Duration) -> anyhow::Result<Vec<Figure>> {
         name: "mint-batch",
         least: 0.25,
         spire: "1,060 /s and core",
-        times: 15.0,
+        times: Some(15.0),
         spire_rate: 1_060.0,
     };
     scene.measure(callers, span, &goal).await
@@ -113,7 +113,7 @@ pub(crate) async fn jwt_batch(span: Duration) -> anyhow::Result<Vec<Figure>> {
         name: "jwt-batch",
         least: 0.30,
         spire: "1,750 /s and core",
-        times: 12.0,
+        times: Some(12.0),
         spire_rate: 1_750.0,
     };
     scene.measure(callers, span, &goal).await
@@ -184,15 +184,18 @@ impl Scene {
         self.world.stop().await?;
         let rate = load.minted as f64 / load.elapsed.as_secs_f64();
         let per_core = load.minted as f64 / load.processor.as_secs_f64();
+        // Whoever asks is in the same process, so the server's own share is better than this.
+        let mut each_core = Figure::new(format!("{} a core", goal.name), per_core, "/s")
+            .floor("SPIRE's", goal.spire_rate)
+            .spire(goal.spire);
+        if let Some(times) = goal.times {
+            each_core = each_core.bar(Bar::RatioAtLeast(times));
+        }
         Ok(vec![
             Figure::new(goal.name, rate, "/s")
                 .floor("2 x raw P-256", 2.0 * raw)
                 .bar(Bar::RatioAtLeast(goal.least)),
-            // Whoever asks is in the same process, so the server's own share is better than this.
-            Figure::new(format!("{} a core", goal.name), per_core, "/s")
-                .floor("SPIRE's", goal.spire_rate)
-                .bar(Bar::RatioAtLeast(goal.times))
-                .spire(goal.spire),
+            each_core,
             Figure::new(
                 format!("{} processor time each", goal.name),
                 1e6 / per_core,
