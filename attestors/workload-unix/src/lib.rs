@@ -100,10 +100,11 @@ impl WorkloadAttestor for UnixAttestor {
         self.unmapped.refuse(&facts)?;
         refuse_privileged(peer.first_look())?;
         refuse_privileged(&facts)?;
-        if let Some(selectors) = self.recent.get(&facts, Instant::now()) {
+        let asked = Instant::now();
+        if let Some(selectors) = self.recent.get(&facts, asked) {
             return Ok(selectors);
         }
-        let (asked, settled) = (Instant::now(), self.digests.is_settled(&facts));
+        let settled = self.digests.is_settled(&facts);
         let mut selectors = vec![
             selector("uid", facts.uid.effective)?,
             selector("gid", facts.gid.effective)?,

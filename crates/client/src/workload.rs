@@ -112,8 +112,7 @@ impl WorkloadApi {
     /// # Errors
     /// [`CallError`].
     pub async fn x509_context(&self) -> Result<X509Context, CallError> {
-        let none = || malformed("the stream ended without a response");
-        self.x509_contexts().await?.next().await.ok_or_else(none)?
+        first(self.x509_contexts().await?).await
     }
 
     /// X.509 authorities by trust domain: now, and again on each change.
@@ -165,8 +164,7 @@ impl WorkloadApi {
     /// # Errors
     /// [`CallError`].
     pub async fn first_jwt_bundles(&self) -> Result<BundleSet, CallError> {
-        let none = || malformed("the stream ended without a response");
-        self.jwt_bundles().await?.next().await.ok_or_else(none)?
+        first(self.jwt_bundles().await?).await
     }
 
     /// Tokens for these audiences: of one identity, or of all that the caller has.
@@ -215,6 +213,14 @@ impl fmt::Debug for JwtSvid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "JwtSvid({})", self.spiffe_id)
     }
+}
+
+/// What a stream says first.
+async fn first<T>(
+    mut stream: impl Stream<Item = Result<T, CallError>> + Unpin,
+) -> Result<T, CallError> {
+    let none = || malformed("the stream ended without a response");
+    stream.next().await.ok_or_else(none)?
 }
 
 fn context(response: wire::X509svidResponse) -> Result<X509Context, CallError> {
