@@ -17,7 +17,7 @@ use taskmint_id::TrustDomain;
 use taskmint_model::{AuthorityId, Entropy, Timestamp};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -79,6 +79,9 @@ pub enum LossReason {
     /// It sent what it should not have.
     #[error("it sent nonsense: {0}")]
     Nonsense(String),
+    /// What it signs does not verify (P27).
+    #[error("a signature of its own does not verify")]
+    Untrue,
     /// It refuses to serve.
     #[error(transparent)]
     Refused(Refusal),
@@ -98,6 +101,8 @@ struct Shared {
     signs: watch::Sender<bool>,
     meters: Arc<Meters>,
     sampler: Sampler,
+    /// Told when a signature did not verify. Whose connection is over by then is not concerned.
+    doubt: Notify,
 }
 
 /// Where the signer stands.
@@ -129,6 +134,7 @@ impl Remote {
             entropy,
             phase: watch::Sender::new(Phase::Away(None)),
             signs: watch::Sender::new(false),
+            doubt: Notify::new(),
         });
         let driver = tokio::spawn(Arc::clone(&shared).drive(connect));
         Self { shared, driver }
@@ -297,7 +303,8 @@ impl Authority for Remote {
         };
         let signed = answers.into_iter().map(|answer| match answer? {
             Given::Signed(signed) => {
-                self.shared.sampler.look_at(&signed)?;
+                let looked = self.shared.sampler.look_at(&signed);
+                looked.inspect_err(|_| self.shared.doubt.notify_waiters())?;
                 Ok(*signed)
             }
             Given::Grant(_) => Err(unexpected()),
@@ -408,11 +415,13 @@ impl Shared {
                 }
             }
         };
-        // Neither returns before the connection is over: a frame that is half read stays so.
+        // None returns before the connection is over: a frame that is half read stays so.
         tokio::select! {
             reason = reading => reason,
             reason = self.write() => reason,
             reason = self.wait_for_silence() => reason,
+            // Its keys may be damaged; the next one gets them from the store, where they are sealed.
+            () = self.doubt.notified() => LossReason::Untrue,
         }
     }
 

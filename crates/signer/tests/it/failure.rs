@@ -428,6 +428,24 @@ async fn a_signature_that_does_not_verify_is_found_where_all_are_looked_at() {
     }
 }
 
+#[tokio::test]
+async fn a_signer_whose_signature_does_not_verify_is_replaced() {
+    let answer: fn() -> Made = || a_head(true);
+    let remote = remote(Arc::new(Fake { answer }), 1);
+    remote.load(Vec::new(), start()).await.unwrap();
+    let id = AuthorityId::from_octets([5; 16]);
+    remote.prepare(KeyKind::Jwt, id, now()).await.unwrap();
+    one(&remote, Request::Head(head(Vec::new())))
+        .await
+        .unwrap_err();
+    // There is another one, which has no keys yet.
+    let lost = tokio::time::timeout(Duration::from_secs(5), remote.lost());
+    lost.await.expect("the signer was kept");
+    let refused = one(&remote, Request::Head(head(Vec::new()))).await;
+    assert!(matches!(refused, Err(Refusal::Away)), "{refused:?}");
+    remote.load(Vec::new(), start()).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn real_signatures_of_every_kind_pass_where_all_are_looked_at() {
     let remote = remote(Start::new(), 1);
