@@ -2,11 +2,14 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use serde_json::{Map, Value, json};
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
+use serde_json::json;
 use taskmint_id::P256PublicKey;
 use taskmint_id::jws::{MAX_AUDIENCES, MAX_TOKEN};
 use taskmint_mint::{JwtRequest, Refusal};
-use taskmint_status::{TaskBinding, claim};
+use taskmint_status::TaskBinding;
+use taskmint_status::claim::{self, Claim};
 
 use crate::signer::Signer;
 
@@ -49,7 +52,8 @@ impl JwtSigner {
         request: &JwtRequest,
         binding: &TaskBinding,
     ) -> Result<String, Refusal> {
-        let claims = Value::Object(claims(request, binding)).to_string();
+        let claims = serde_json::to_string(&Claims { request, binding });
+        let claims = claims.map_err(|error| Refusal::Failed(error.to_string()))?;
         let len = self.header.len() + 1 + claims.len().div_ceil(3) * 4 + SIGNATURE_PART;
         if len > MAX_TOKEN {
             return Err(Refusal::Audience);
@@ -83,25 +87,45 @@ pub(crate) fn check_audiences(audiences: &[String]) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn claims(request: &JwtRequest, binding: &TaskBinding) -> Map<String, Value> {
-    let audience = match request.audiences.as_slice() {
-        // One as a text: the standard's own schema knows no list.
-        [one] => Value::from(one.as_str()),
-        more => Value::from(more),
-    };
-    let mut claims = Map::new();
-    let mut put = |name: &str, value: Value| claims.insert(name.to_owned(), value);
-    put("sub", request.facts.spiffe_id.as_str().into());
-    put("aud", audience);
-    put("exp", request.expires_at.secs().into());
-    put("iat", request.issued_at.secs().into());
-    put("jti", hex::encode(request.jti).into());
-    put(claim::TASK_CLAIM, claim::to_value(binding));
-    if let Some(uri) = &request.status_uri {
-        put(
-            "status",
-            json!({ "status_list": { "idx": binding.place.index(), "uri": uri } }),
-        );
+/// What a token says, in the order of the claims' names.
+struct Claims<'a> {
+    request: &'a JwtRequest,
+    binding: &'a TaskBinding,
+}
+
+impl Serialize for Claims<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { request, binding } = self;
+        let mut claims = serializer.serialize_map(None)?;
+        match request.audiences.as_slice() {
+            // One as a text: the standard's own schema knows no list.
+            [one] => claims.serialize_entry("aud", one)?,
+            more => claims.serialize_entry("aud", more)?,
+        }
+        claims.serialize_entry("exp", &request.expires_at.secs())?;
+        claims.serialize_entry(claim::TASK_CLAIM, &Claim::from(*binding))?;
+        claims.serialize_entry("iat", &request.issued_at.secs())?;
+        claims.serialize_entry("jti", &hex::encode(request.jti))?;
+        if let Some(uri) = &request.status_uri {
+            let idx = binding.place.index();
+            let status = Status {
+                status_list: Reference { idx, uri },
+            };
+            claims.serialize_entry("status", &status)?;
+        }
+        claims.serialize_entry("sub", request.facts.spiffe_id.as_str())?;
+        claims.end()
     }
-    claims
+}
+
+/// Where the token's status is looked up (Token Status List, 6.2).
+#[derive(Serialize)]
+struct Status<'a> {
+    status_list: Reference<'a>,
+}
+
+#[derive(Serialize)]
+struct Reference<'a> {
+    idx: u64,
+    uri: &'a str,
 }

@@ -14,7 +14,8 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use serde_json::{Map, Value};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 
 use crate::extension::TaskBinding;
 use crate::place::{LogId, Place};
@@ -24,20 +25,42 @@ pub const TASK_CLAIM: &str = "https://taskmint.dev/task";
 
 const VERSION: u64 = 1;
 
+/// The claim, ready to be written; in the order of its members' names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Claim {
+    bucket: u32,
+    index: u64,
+    log: String,
+    root: String,
+    task: String,
+    v: u64,
+}
+
+impl From<&TaskBinding> for Claim {
+    fn from(binding: &TaskBinding) -> Self {
+        Self {
+            bucket: binding.place.bucket(),
+            index: binding.place.index(),
+            log: BASE64_URL_SAFE_NO_PAD.encode(binding.place.log().0),
+            root: uuid_text(&binding.root),
+            task: uuid_text(&binding.task),
+            v: VERSION,
+        }
+    }
+}
+
 /// The claim's value for a binding.
 #[must_use]
 pub fn to_value(binding: &TaskBinding) -> Value {
-    let mut claim = Map::new();
-    claim.insert("v".into(), VERSION.into());
-    claim.insert(
-        "log".into(),
-        BASE64_URL_SAFE_NO_PAD.encode(binding.place.log().0).into(),
-    );
-    claim.insert("task".into(), uuid_text(&binding.task).into());
-    claim.insert("root".into(), uuid_text(&binding.root).into());
-    claim.insert("bucket".into(), binding.place.bucket().into());
-    claim.insert("index".into(), binding.place.index().into());
-    Value::Object(claim)
+    let Claim {
+        bucket,
+        index,
+        log,
+        root,
+        task,
+        v,
+    } = binding.into();
+    json!({ "bucket": bucket, "index": index, "log": log, "root": root, "task": task, "v": v })
 }
 
 /// Reads the claim's value.
@@ -131,7 +154,6 @@ fn hex_digit(byte: u8) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
 
     use super::*;
     use crate::place::MAX_INDEX;
@@ -155,6 +177,10 @@ mod tests {
             Place::new(LogId([0xaa; 8]), 495_000, 17).unwrap()
         );
         assert_eq!(to_value(&binding), claim());
+        assert_eq!(
+            serde_json::to_string(&Claim::from(&binding)).unwrap(),
+            to_value(&binding).to_string()
+        );
     }
 
     #[test]
