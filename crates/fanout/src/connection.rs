@@ -121,10 +121,22 @@ where
                 break;
             }
         }
+        if self.is_full() {
+            slot.fill();
+        }
         if slot.end() {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
+    }
+
+    /// Whether nobody on it could be sent anything now. What makes room wakes it.
+    fn is_full(&self) -> bool {
+        let blocked = self.pulse.is_blocked();
+        self.streams
+            .iter()
+            .all(|stream| blocked || stream.is_full())
+            && !self.streams.is_empty()
     }
 
     /// Streams first: what they send is then encrypted and written right away.

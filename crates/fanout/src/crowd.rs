@@ -1,6 +1,6 @@
 //! All connections of one lane, to be woken together.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -18,7 +18,9 @@ struct Members {
     next: u64,
     /// Another whenever somebody came or left.
     version: u64,
-    slots: HashMap<u64, Arc<Slot>>,
+    /// In the order in which they came: neighbours were made at the same time, and lie side by side
+    /// in memory.
+    slots: BTreeMap<u64, Arc<Slot>>,
 }
 
 /// A connection's membership; over when dropped.
@@ -51,17 +53,24 @@ impl Crowd {
         }
     }
 
+    /// Wakes everybody who has room for what is new.
+    pub(crate) fn tell(&self, roster: &mut Roster) {
+        self.update(roster);
+        roster.slots.iter().for_each(|slot| slot.tell());
+    }
+
     /// Wakes everybody.
     pub(crate) fn ring(&self, roster: &mut Roster) {
+        self.update(roster);
+        roster.slots.iter().for_each(|slot| slot.ring());
+    }
+
+    fn update(&self, roster: &mut Roster) {
         let members = self.members.lock();
         if members.version != roster.version {
             roster.version = members.version;
             roster.slots.clear();
             roster.slots.extend(members.slots.values().cloned());
-        }
-        drop(members);
-        for slot in &roster.slots {
-            slot.ring();
         }
     }
 }

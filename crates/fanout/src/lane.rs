@@ -150,7 +150,10 @@ impl<S: Source> fmt::Debug for Lane<S> {
     }
 }
 
-/// Passes each publication on to all of a lane's watchers, and the stop.
+/// Passes publications on to all of a lane's watchers, and the stop.
+///
+/// Once they were told of one, each has its turn before they are told of the next: whoever's turn comes
+/// late is sent all that came meanwhile. To tell them more often would keep a busy lane busy with that.
 async fn cry(feed: Feed, crowd: Arc<Crowd>, stop: CancellationToken) {
     let mut bell = feed.bell();
     drop(feed);
@@ -161,9 +164,11 @@ async fn cry(feed: Feed, crowd: Arc<Crowd>, stop: CancellationToken) {
                 if rung.is_err() {
                     return;
                 }
-                crowd.ring(&mut roster);
+                crowd.tell(&mut roster);
             }
             () = stop.cancelled() => return crowd.ring(&mut roster),
         }
+        // Behind all of those who were woken.
+        tokio::task::yield_now().await;
     }
 }

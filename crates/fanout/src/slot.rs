@@ -16,6 +16,8 @@ pub(crate) struct Slot {
     again: AtomicBool,
     /// h2 is to be polled.
     drive: AtomicBool,
+    /// It has something to send that there is no room for: news can wait until there is.
+    full: AtomicBool,
 }
 
 /// The waker that h2 gets for itself. It is woken for each frame that a stream hands to it, which
@@ -29,9 +31,17 @@ impl Slot {
         self.set(&self.again);
     }
 
+    /// As [`Self::ring`], unless it has no room for news; where it has room again, it asks for them.
+    pub(crate) fn tell(&self) {
+        if !self.full.load(Ordering::SeqCst) {
+            self.ring();
+        }
+    }
+
     fn set(&self, flag: &AtomicBool) {
-        flag.store(true, Ordering::SeqCst);
-        if !self.polling.load(Ordering::SeqCst) {
+        // Where it is set already, the turn that looks at it is still to come: it was woken for, or
+        // its poll has not ended.
+        if !flag.swap(true, Ordering::SeqCst) && !self.polling.load(Ordering::SeqCst) {
             self.task.wake();
         }
     }
@@ -40,16 +50,24 @@ impl Slot {
     pub(crate) fn begin(&self, task: &Waker) {
         self.task.register(task);
         self.polling.store(true, Ordering::SeqCst);
+        // Before it asks what is newest: whoever has news from now on rings.
+        self.full.swap(false, Ordering::SeqCst);
+    }
+
+    /// It waits for room.
+    pub(crate) fn fill(&self) {
+        self.full.store(true, Ordering::SeqCst);
     }
 
     /// The streams are about to be polled.
     pub(crate) fn streams(&self) {
-        self.again.store(false, Ordering::SeqCst);
+        // A swap: what was published before any ring that it takes is seen from here on.
+        self.again.swap(false, Ordering::SeqCst);
     }
 
     /// h2 is about to be polled.
     pub(crate) fn drive(&self) {
-        self.drive.store(false, Ordering::SeqCst);
+        self.drive.swap(false, Ordering::SeqCst);
     }
 
     /// Whether there was a wake that nobody has looked at.
@@ -119,6 +137,42 @@ mod tests {
         slot.begin(Waker::noop());
         slot.streams();
         slot.ring();
+        assert!(slot.end());
+    }
+
+    #[test]
+    fn those_who_ring_before_anybody_looked_wake_once() {
+        let (wakes, slot) = (Arc::new(Wakes::default()), Slot::default());
+        let waker = Waker::from(Arc::clone(&wakes));
+        slot.begin(&waker);
+        slot.streams();
+        slot.end();
+        slot.ring();
+        slot.ring();
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
+        slot.begin(&waker);
+        slot.streams();
+        assert!(!slot.end());
+        slot.ring();
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn who_has_no_room_is_told_nothing_until_it_looks_again() {
+        let (wakes, slot) = (Arc::new(Wakes::default()), Slot::default());
+        let waker = Waker::from(Arc::clone(&wakes));
+        slot.begin(&waker);
+        slot.streams();
+        slot.fill();
+        assert!(!slot.end());
+        slot.tell();
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 0);
+        // Its socket is another matter.
+        slot.ring();
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
+        slot.begin(&waker);
+        slot.streams();
+        slot.tell();
         assert!(slot.end());
     }
 

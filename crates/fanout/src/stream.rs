@@ -107,6 +107,11 @@ impl<S: Source> Stream<S> {
         self.write(cx, lane, now, stuck)
     }
 
+    /// Whether it waits for room.
+    pub(crate) fn is_full(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
     /// When to look again, if nothing else happens.
     pub(crate) fn deadline(&mut self, lane: &Shared<S>, now: Instant) -> Option<Instant> {
         let next = match &mut self.phase {
