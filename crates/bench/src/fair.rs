@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::figure::{Bar, Figure};
 use crate::key::Key;
+use crate::machine;
 use crate::node::{Node, UID};
 use crate::samples::Samples;
 use crate::world::{Kind, World, entry};
@@ -56,7 +57,9 @@ pub(crate) async fn measure(span: Duration) -> anyhow::Result<Vec<Figure>> {
         });
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
+    let early = machine::memory(std::process::id())?;
     let beside = ask(&mut quiet, &own, &spki, span / 2).await?;
+    let late = machine::memory(std::process::id())?;
     let (mut minted, mut refused) = (0, 0);
     while let Some(done) = running.join_next().await {
         let (more, fewer) = done.context("the greedy node panicked")?;
@@ -88,6 +91,9 @@ pub(crate) async fn measure(span: Duration) -> anyhow::Result<Vec<Figure>> {
             refused as f64 / seconds,
             "/s",
         ),
+        Figure::new("fair: memory at the end of it", late, "MB")
+            .floor("after a second of it", early)
+            .bar(Bar::RatioAtMost(1.1)),
     ])
 }
 

@@ -3,22 +3,17 @@
 //!
 //! Server and verifier are in this process, the agent in one of its own, each holder is another.
 
-use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
-use clap::Args;
-use taskmint_agent::{JoinSource, Settings};
+use anyhow::Context as _;
 use taskmint_client::{Endpoint, Tasks};
-use taskmint_daemon::Shutdown;
 use taskmint_status::TaskBinding;
 use taskmint_verifier::StatusCheck as _;
 use taskmint_wire::task::{BeginRequest, Binding};
-use zeroize::Zeroizing;
 
 use crate::agent::PATIENCE;
+use crate::apart::Apart;
 use crate::end::{refused, watch};
 use crate::fan;
 use crate::figure::{Bar, Figure};
@@ -34,13 +29,6 @@ const ROUNDS: usize = 200;
 /// Begins at the same time.
 const AT_ONCE: usize = 16;
 
-/// An agent alone.
-#[derive(Debug, Args)]
-pub(crate) struct Alone {
-    #[arg(long)]
-    folder: PathBuf,
-}
-
 /// A process of ours; killed when dropped.
 struct Process(Child);
 
@@ -49,38 +37,6 @@ impl Drop for Process {
         drop(self.0.kill());
         drop(self.0.wait());
     }
-}
-
-impl Alone {
-    /// Runs until it is killed; says `ready` when it is.
-    pub(crate) fn run(self) -> anyhow::Result<()> {
-        fan::raise_limit()?;
-        let join = Zeroizing::new(std::fs::read_to_string(self.folder.join("join"))?);
-        let data = self.folder.join("agent");
-        let mut settings = Settings::new(data, &self.folder, JoinSource::Text(join));
-        settings.limits.calls_per_second = 1_000_000;
-        settings.limits.burst = 1_000_000;
-        let runtime = tokio::runtime::Runtime::new()?;
-        runtime.block_on(async {
-            let tasks = taskmint_daemon::Tasks::new(Shutdown::new());
-            taskmint_agent::serve(settings, &tasks).await?;
-            tasks.readiness().ready().await;
-            println!("ready");
-            Ok(tasks.join().await?)
-        })
-    }
-}
-
-fn agent(folder: &Path) -> anyhow::Result<Process> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg("agent-alone").arg("--folder").arg(folder);
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut agent = Process(command.spawn()?);
-    let output = agent.0.stdout.take().context("no output")?;
-    let mut line = String::new();
-    BufReader::new(output).read_line(&mut line)?;
-    ensure!(line.trim() == "ready", "the agent is not ready");
-    Ok(agent)
 }
 
 /// A process that does nothing, with a task that ends when it does, and the place of its status.
@@ -123,11 +79,8 @@ pub(crate) async fn measure(span: Duration, held: usize) -> anyhow::Result<Vec<F
         .await
         .context("the watch does not come about")?;
     let folder = world.folder().to_owned();
-    let join = world.join_string("n1").await?;
-    std::fs::write(folder.join("join"), join)?;
-    let agent = agent(&folder)?;
-    let sockets = Settings::new(folder.join("agent"), &folder, JoinSource::None).sockets;
-    let endpoint = Endpoint::Unix(sockets.task);
+    let agent = Apart::start(&folder, &[world.join_string("n1").await?])?;
+    let endpoint = Endpoint::Unix(agent.sockets(0).task);
     let mut tasks = Tasks::new(taskmint_client::connect(&endpoint).await?);
     learnt(&mut tasks).await?;
 
@@ -151,7 +104,7 @@ pub(crate) async fn measure(span: Duration, held: usize) -> anyhow::Result<Vec<F
     }
     drop(events);
 
-    let share = idle(&mut tasks, agent.0.id(), span, held).await?;
+    let share = idle(&mut tasks, agent.pid(), span, held).await?;
     drop((agent, watch));
     world.stop().await?;
     let sync = syncs.percentile(50.0)?;

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use rustix::time::{ClockId, clock_gettime};
 
 /// A tick of `/proc/self/stat`: Linux shows it in hundredths of a second on every machine of ours.
 const TICK: Duration = Duration::from_millis(10);
@@ -57,6 +58,13 @@ pub(crate) fn processor_time() -> anyhow::Result<Duration> {
     // The second field is the name, in brackets, and may hold anything.
     let (_, rest) = stat.rsplit_once(')').context("a strange /proc/self/stat")?;
     ticks(rest.split_whitespace().skip(11).take(4))
+}
+
+/// Processor time that this process has used, to the nanosecond.
+pub(crate) fn own_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    Duration::from_secs(seconds) + Duration::from_nanos(time.tv_nsec.unsigned_abs())
 }
 
 /// Processor time that this process and its signers have used.

@@ -11,6 +11,7 @@
 //! `TMPDIR`: on a memory file system a sync costs nothing, and every comparison with it is void.
 
 mod agent;
+mod apart;
 mod begin;
 mod child;
 mod compact;
@@ -22,6 +23,7 @@ mod figure;
 mod floor;
 mod key;
 mod kill;
+mod load;
 mod machine;
 mod mint;
 mod node;
@@ -63,9 +65,9 @@ enum Command {
     /// Is many watchers: another part.
     #[command(hide = true)]
     Play(fan::Play),
-    /// Is an agent and nothing else: another part.
+    /// Is agents and nothing else: another part.
     #[command(hide = true)]
-    AgentAlone(kill::Alone),
+    AgentsAlone(apart::Alone),
     /// Is an issuer over millions of tasks: another part.
     #[command(hide = true)]
     CompactAlone(compact::Alone),
@@ -112,6 +114,7 @@ enum Name {
     RevokeCost,
     Fanout,
     FanoutLoad,
+    FanoutRelay,
     WatcherMemory,
     Receipt,
     Kill,
@@ -120,7 +123,7 @@ enum Name {
 }
 
 impl Name {
-    const EACH: [Self; 22] = [
+    const EACH: [Self; 23] = [
         Self::Begin,
         Self::BeginCrowd,
         Self::MintUnary,
@@ -139,6 +142,7 @@ impl Name {
         Self::RevokeCost,
         Self::Fanout,
         Self::FanoutLoad,
+        Self::FanoutRelay,
         Self::WatcherMemory,
         Self::Receipt,
         Self::Kill,
@@ -169,8 +173,11 @@ impl Name {
             Self::RevokeCost => "one end where 1,000,000 have ended, against where 1,000 have",
             Self::Fanout => "one end a second -> the last of 10,000 watchers, against plain tonic",
             Self::FanoutLoad => "100 and 1,000 ends a second to 10,000 watchers",
+            Self::FanoutRelay => "one end a second to 200 agents, against all watchers directly",
             Self::WatcherMemory => "memory of a watcher: idle, under load, and never reading",
-            Self::Receipt => "complete --wait with 10,000 watchers",
+            Self::Receipt => {
+                "complete --wait with 10,000 watchers, and with as many behind 200 agents"
+            }
             Self::Kill => {
                 "kill -9 of a holder -> refused elsewhere, and an agent that holds 10,000"
             }
@@ -210,6 +217,7 @@ impl Name {
             Self::RevokeCost => status::revoke_cost(span).await,
             Self::Fanout => fan::fanout(span, watchers),
             Self::FanoutLoad => fan::load(span, watchers),
+            Self::FanoutRelay => fan::relay(span, watchers),
             Self::WatcherMemory => fan::memory(span, watchers),
             Self::Receipt => receipt::measure(span, watchers).await,
             Self::Kill => kill::measure(span, watchers).await,
@@ -225,7 +233,7 @@ fn main() -> ExitCode {
         Command::Run(run) => run.run(),
         Command::Stage(stage) => stage.run(),
         Command::Play(play) => play.run(),
-        Command::AgentAlone(agent) => agent.run(),
+        Command::AgentsAlone(agents) => agents.run(),
         Command::CompactAlone(issuer) => issuer.run(),
     };
     match done {
@@ -296,7 +304,7 @@ mod tests {
         assert_eq!(
             names.join(" "),
             "begin begin-64 mint-unary mint-batch jwt-batch signer-tax durability fair rotation end entry entries \
-             startup cold-sync check revoke-cost fanout fanout-load watcher-memory receipt kill compact"
+             startup cold-sync check revoke-cost fanout fanout-load fanout-relay watcher-memory receipt kill compact"
         );
     }
 }

@@ -1,5 +1,5 @@
 //! `receipt`: from the first octet of an end until its last receipt, which says that every verifier
-//! has applied it. The server is the real one; its watchers are played by another process.
+//! has applied it. Server and agents are the real ones; their watchers are played by another process.
 
 use std::time::{Duration, Instant};
 
@@ -7,8 +7,10 @@ use anyhow::{Context as _, ensure};
 use taskmint_wire::task::WaitRequest;
 
 use crate::agent::PATIENCE;
-use crate::fan::{self, Player, write_credentials};
+use crate::apart::Apart;
+use crate::fan::{self, AGENTS, Player, write_credentials};
 use crate::figure::{Bar, Figure};
+use crate::machine;
 use crate::node::{Node, UID, Workload};
 use crate::samples::Samples;
 use crate::world::{World, entry};
@@ -20,45 +22,90 @@ pub(crate) async fn measure(span: Duration, watchers: usize) -> anyhow::Result<V
     fan::raise_limit()?;
     let watchers = fan::within_limit(watchers);
     let heard = fan::worst(watchers, span.as_secs().clamp(5, 20))?;
-    let most = watchers + 64;
-    let limits = format!("[watch]\nmax_per_identity = {most}\nmax_waited_for = {most}\n");
-    let mut world = World::start_with(&limits).await?;
-    let mut service = entry("service", UID, false);
-    service.watch = true;
-    world.create(vec![service]).await?;
-    let mut node = Node::join(&world.join_string("n1").await?).await?;
-    let own = node.begin(7).await?;
-    let folder = world.folder().to_owned();
-    write_credentials(&folder, &own.certificate, &own.key.pkcs8()?, &node.bundle)?;
-    let player = Player::start(world.server.watch_address, &folder, (watchers, 0), &[])?;
-    let (mut receipts, mut heads) = (Samples::default(), Samples::default());
-    let until = Instant::now() + span;
-    for pid in 1000.. {
-        if Instant::now() >= until {
-            break;
-        }
-        let workload = node.begin(pid).await?;
-        tokio::time::sleep(PAUSE).await;
-        let begun = Instant::now();
-        let (durable, last) = tokio::time::timeout(PATIENCE, end(&mut node, &workload, watchers))
-            .await
-            .context("no last receipt")??;
-        heads.add(durable - begun);
-        receipts.add(last - begun);
+    let mut figures = Vec::new();
+    for agents in [0, AGENTS.min(watchers)] {
+        let (receipts, heads) = Crowd { watchers, agents }.wait(span).await?;
+        let name = match agents {
+            0 => format!("receipt of {watchers}"),
+            _ => format!("receipt of {watchers} behind {agents} agents"),
+        };
+        figures.extend([
+            Figure::new(format!("{name}, p50"), receipts.percentile(50.0)?, "ms"),
+            Figure::new(format!("{name}, p99"), receipts.percentile(99.0)?, "ms")
+                .floor("the fan-out's p99", heard)
+                .bar(Bar::RatioAtMost(3.0)),
+            Figure::new(
+                format!("{name}, the first, p50"),
+                heads.percentile(50.0)?,
+                "ms",
+            ),
+        ]);
     }
-    drop(player);
-    world.stop().await?;
-    Ok(vec![
-        Figure::new(
-            format!("receipt of {watchers}, p50"),
-            receipts.percentile(50.0)?,
-            "ms",
-        ),
-        Figure::new("receipt, p99", receipts.percentile(99.0)?, "ms")
-            .floor("the fan-out's p99", heard)
-            .bar(Bar::RatioAtMost(3.0)),
-        Figure::new("receipt, the first, p50", heads.percentile(50.0)?, "ms"),
-    ])
+    Ok(figures)
+}
+
+/// Those who are waited for.
+struct Crowd {
+    watchers: usize,
+    /// Real ones, in a process of their own, that relay to all watchers; 0: they watch the server.
+    agents: usize,
+}
+
+impl Crowd {
+    /// The times of last receipts, and of first ones.
+    async fn wait(&self, span: Duration) -> anyhow::Result<(Samples, Samples)> {
+        let most = self.watchers + self.agents + 64;
+        let limits = format!("[watch]\nmax_per_identity = {most}\nmax_waited_for = {most}\n");
+        let mut world = World::start_with(&limits).await?;
+        let mut service = entry("service", UID, false);
+        service.watch = true;
+        let mut player = entry("player", machine::uid(), false);
+        player.watch = true;
+        let mut entries = vec![service];
+        if machine::uid() != UID {
+            entries.push(player);
+        }
+        world.create(entries).await?;
+        let mut node = Node::join(&world.join_string("n1").await?).await?;
+        let folder = world.folder().to_owned();
+        let mut flags = Vec::new();
+        let mut agents = None;
+        if self.agents == 0 {
+            let own = node.begin(7).await?;
+            write_credentials(&folder, &own.certificate, &own.key.pkcs8()?, &node.bundle)?;
+            flags.push(format!("--address={}", world.server.watch_address));
+        } else {
+            let mut joins = Vec::with_capacity(self.agents);
+            for number in 0..self.agents {
+                joins.push(world.join_string(&format!("agent-{number}")).await?);
+            }
+            let apart = Apart::start(&folder, &joins)?;
+            for number in 0..self.agents {
+                let socket = apart.sockets(number).revocation;
+                flags.push(format!("--socket={}", socket.display()));
+            }
+            agents = Some(apart);
+        }
+        let player = Player::start(&folder, (self.watchers, 0), &flags)?;
+        let (mut receipts, mut heads) = (Samples::default(), Samples::default());
+        let until = Instant::now() + span;
+        for pid in 1000.. {
+            if Instant::now() >= until {
+                break;
+            }
+            let workload = node.begin(pid).await?;
+            tokio::time::sleep(PAUSE).await;
+            let begun = Instant::now();
+            let ended = end(&mut node, &workload, self.watchers);
+            let ended = tokio::time::timeout(PATIENCE, ended).await;
+            let (durable, last) = ended.context("no last receipt")??;
+            heads.add(durable - begun);
+            receipts.add(last - begun);
+        }
+        drop((player, agents));
+        world.stop().await?;
+        Ok((receipts, heads))
+    }
 }
 
 /// When the end was durable, and when everybody had applied it.
@@ -77,7 +124,8 @@ async fn end(
     while let Some(receipt) = receipts.message().await? {
         if receipt.r#final {
             let at = Instant::now();
-            let (applied, not_yet) = (receipt.applied_count as usize, receipt.not_yet_count);
+            let (own, relayed) = (receipt.applied_count, receipt.applied_by_relay_count);
+            let (applied, not_yet) = ((own + relayed) as usize, receipt.not_yet_count);
             ensure!(
                 applied >= watchers && not_yet == 0,
                 "{applied} of {watchers} have applied it, {not_yet} have not"

@@ -1,15 +1,10 @@
-//! One watcher of a player: TLS by rustls, and as much of HTTP/2 and gRPC as one stream needs.
-
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
+//! One watcher of a player: as much of HTTP/2 and gRPC as one stream needs.
 
 use anyhow::{Context as _, bail, ensure};
-use rustls::{ClientConfig, ClientConnection};
-use rustls_pki_types::ServerName;
 use taskmint_wire::revocation::{self as wire, watch_request};
 
 use super::ledger::{Ledger, Said, said_message};
+use super::link::{Link, To};
 
 /// Octets of one message of the raw floor.
 pub(crate) const RAW: usize = 100;
@@ -17,13 +12,20 @@ pub(crate) const RAW: usize = 100;
 /// Applied and unacknowledged records for which nobody waits for the tick.
 const UNACKNOWLEDGED: u64 = 1_000;
 
+/// Octets that an ordinary client lets be on their way to it (RFC 9113, 6.9.2); it makes room again
+/// once it has taken half of them.
+const WINDOW: u32 = 65_535;
+
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 
 /// A watcher.
 pub(crate) struct Conn {
-    pub(crate) socket: TcpStream,
-    session: Option<ClientConnection>,
+    pub(crate) link: Link,
+    /// It gets numbers, and says nothing.
+    is_raw: bool,
+    /// Octets that it has taken since it last made room.
+    taken: u32,
     /// The part of a frame that came so far, and that of a message.
     frames: Vec<u8>,
     message: Vec<u8>,
@@ -32,8 +34,6 @@ pub(crate) struct Conn {
     /// Where its records end.
     end: Option<u64>,
     acknowledged: u64,
-    /// It has more to say than the kernel takes.
-    pub(crate) is_blocked: bool,
 }
 
 /// A frame of HTTP/2.
@@ -52,7 +52,8 @@ pub(crate) fn data(payload: &[u8]) -> Vec<u8> {
     frame(0, 0, 1, payload)
 }
 
-/// What a client says first, with windows as large as they get, and a gRPC call that opens a watch.
+/// What a client says first: its settings, all as they are by default, and a gRPC call that opens a
+/// watch.
 fn greeting(name: &str) -> Vec<u8> {
     let mut headers = Vec::new();
     for (name, value) in [
@@ -69,16 +70,12 @@ fn greeting(name: &str) -> Vec<u8> {
             headers.extend(text.as_bytes());
         }
     }
-    let largest = 0x7fff_ffff_u32;
-    let mut settings = vec![0, 4];
-    settings.extend(largest.to_be_bytes());
     let open = watch_request::Message::Open(wire::Open {
         name: name.to_owned(),
         ..wire::Open::default()
     });
     let mut octets = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    octets.extend(frame(4, 0, 0, &settings));
-    octets.extend(frame(8, 0, 0, &(largest - 65_535).to_be_bytes()));
+    octets.extend(frame(4, 0, 0, &[]));
     octets.extend(frame(1, 4, 1, &headers));
     octets.extend(data(&said_message(open)));
     octets
@@ -102,67 +99,22 @@ fn with_rest(
 }
 
 impl Conn {
-    /// Connects; over TLS, unless for the raw floor.
-    pub(crate) fn open(
-        address: SocketAddr,
-        tls: Option<&Arc<ClientConfig>>,
-        name: &str,
-    ) -> anyhow::Result<Self> {
-        let socket = TcpStream::connect(address)?;
-        socket.set_nodelay(true)?;
-        socket.set_nonblocking(true)?;
-        let mut session = None;
-        if let Some(tls) = tls {
-            let server = ServerName::try_from("server")?;
-            session = Some(ClientConnection::new(Arc::clone(tls), server)?);
-        }
+    /// Connects, and asks for the log.
+    pub(crate) fn open(to: To<'_>, name: &str) -> anyhow::Result<Self> {
         let mut conn = Self {
-            socket,
-            session,
+            link: Link::open(to)?,
+            is_raw: matches!(to, To::Bare(_)),
+            taken: 0,
             frames: Vec::new(),
             message: Vec::new(),
             position: None,
             end: None,
             acknowledged: 0,
-            is_blocked: false,
         };
-        if conn.session.is_some() {
-            // Goes out once the handshake is done.
-            conn.say(&greeting(name))?;
+        if !conn.is_raw {
+            conn.link.say(&greeting(name))?;
         }
         Ok(conn)
-    }
-
-    /// Whether the handshake is done and all that it said is gone.
-    pub(crate) fn has_greeted(&self) -> bool {
-        self.session
-            .as_ref()
-            .is_none_or(|session| !session.is_handshaking() && !session.wants_write())
-    }
-
-    fn say(&mut self, octets: &[u8]) -> anyhow::Result<()> {
-        let session = self.session.as_mut().context("the raw floor is mute")?;
-        session.writer().write_all(octets)?;
-        self.flush()
-    }
-
-    /// Writes as much as the kernel takes.
-    pub(crate) fn flush(&mut self) -> anyhow::Result<()> {
-        self.is_blocked = false;
-        let Some(session) = &mut self.session else {
-            return Ok(());
-        };
-        while session.wants_write() {
-            match session.write_tls(&mut self.socket) {
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.is_blocked = true;
-                    return Ok(());
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
     }
 
     /// Reads once, and takes in what came.
@@ -172,34 +124,17 @@ impl Conn {
         buffer: &mut [u8],
         now: u64,
     ) -> anyhow::Result<()> {
-        let Some(session) = &mut self.session else {
-            return self.read_raw(ledger, buffer, now);
-        };
-        match session.read_tls(&mut self.socket) {
-            Ok(0) => bail!("the server hung up"),
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-        session.process_new_packets()?;
-        self.flush()?;
-        loop {
-            let Some(session) = &mut self.session else {
-                return Ok(());
-            };
-            let length = match session.reader().read(buffer) {
-                Ok(0) => bail!("the server hung up"),
-                Ok(length) => length,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error.into()),
-            };
-            let mut rest = std::mem::take(&mut self.frames);
+        self.link.fill()?;
+        while let Some(length) = self.link.read(buffer)? {
             let octets = buffer.get(..length).unwrap_or_default();
-            with_rest(&mut rest, octets, &mut |octets| {
-                self.take(octets, ledger, now)
+            let mut rest = std::mem::take(&mut self.frames);
+            with_rest(&mut rest, octets, &mut |octets| match self.is_raw {
+                true => self.take_raw(octets, ledger, now),
+                false => self.take(octets, ledger, now),
             })?;
             self.frames = rest;
         }
+        Ok(())
     }
 
     /// Takes whole frames; how many octets they were.
@@ -220,9 +155,10 @@ impl Conn {
                         self.messages(octets, ledger, now)
                     })?;
                     self.message = message;
+                    self.make_room(payload.len())?;
                 }
-                4 if flags & ACK == 0 => self.say(&frame(4, ACK, 0, &[]))?,
-                6 if flags & ACK == 0 => self.say(&frame(6, ACK, 0, payload))?,
+                4 if flags & ACK == 0 => self.link.say(&frame(4, ACK, 0, &[]))?,
+                6 if flags & ACK == 0 => self.link.say(&frame(6, ACK, 0, payload))?,
                 3 | 7 => bail!("the server resets the watch"),
                 _ => {}
             }
@@ -234,6 +170,18 @@ impl Conn {
             left = rest;
         }
         Ok(octets.len() - left.len())
+    }
+
+    /// Lets as much more come as was taken, in the stream and in the connection.
+    fn make_room(&mut self, taken: usize) -> anyhow::Result<()> {
+        self.taken += u32::try_from(taken)?;
+        if self.taken < WINDOW / 2 {
+            return Ok(());
+        }
+        let taken = std::mem::take(&mut self.taken).to_be_bytes();
+        let mut octets = frame(8, 0, 0, &taken);
+        octets.extend(frame(8, 0, 1, &taken));
+        self.link.say(&octets)
     }
 
     fn messages(&mut self, octets: &[u8], ledger: &mut Ledger, now: u64) -> anyhow::Result<usize> {
@@ -285,34 +233,23 @@ impl Conn {
     /// Acknowledges what it has applied since the last time.
     pub(crate) fn acknowledge(&mut self, ledger: &mut Ledger) -> anyhow::Result<()> {
         match self.position {
-            Some(position) if position > self.acknowledged && self.session.is_some() => {
+            Some(position) if position > self.acknowledged && !self.is_raw => {
                 self.acknowledged = position;
-                self.say(ledger.acknowledgement(position))
+                self.link.say(ledger.acknowledgement(position))
             }
             _ => Ok(()),
         }
     }
 
-    fn read_raw(&mut self, ledger: &mut Ledger, buffer: &mut [u8], now: u64) -> anyhow::Result<()> {
-        let length = match self.socket.read(buffer) {
-            Ok(0) => bail!("the server hung up"),
-            Ok(length) => length,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        let mut rest = std::mem::take(&mut self.message);
-        let octets = buffer.get(..length).unwrap_or_default();
-        with_rest(&mut rest, octets, &mut |octets| {
-            for message in octets.chunks_exact(RAW) {
-                let number = message.first_chunk::<8>().context("a short message")?;
-                let sequence = u64::from_be_bytes(*number);
-                ledger.raw(sequence)?;
-                let old = self.position.replace(sequence);
-                ledger.stands(old, sequence, now)?;
-            }
-            Ok(octets.len() - octets.len() % RAW)
-        })?;
-        self.message = rest;
-        Ok(())
+    /// Takes whole messages of the raw floor; how many octets they were.
+    fn take_raw(&mut self, octets: &[u8], ledger: &mut Ledger, now: u64) -> anyhow::Result<usize> {
+        for message in octets.chunks_exact(RAW) {
+            let number = message.first_chunk::<8>().context("a short message")?;
+            let sequence = u64::from_be_bytes(*number);
+            ledger.raw(sequence)?;
+            let old = self.position.replace(sequence);
+            ledger.stands(old, sequence, now)?;
+        }
+        Ok(octets.len() - octets.len() % RAW)
     }
 }

@@ -42,7 +42,7 @@ pub(crate) struct Ledger {
     /// When each event was, by its position; nanoseconds of the monotonic clock.
     times: Option<File>,
     begun: Vec<u64>,
-    known: HashMap<Vec<u8>, Said>,
+    known: HashMap<Vec<u8>, Said, foldhash::fast::RandomState>,
     key: Vec<u8>,
     /// Where the records below begin.
     base: Option<u64>,

@@ -1,7 +1,8 @@
-//! `fanout`, `fanout-load` and `watcher-memory`: one log, ten thousand watchers.
+//! `fanout`, `fanout-load`, `fanout-relay` and `watcher-memory`: one log, ten thousand watchers.
 
 mod conn;
 mod ledger;
+mod link;
 mod log;
 mod plain;
 mod play;
@@ -21,6 +22,9 @@ use crate::samples::Samples;
 
 /// What a watcher may cost, in kilobytes.
 const MEMORY: f64 = 65.536;
+
+/// Agents that relay to all others.
+pub(crate) const AGENTS: usize = 200;
 
 /// Those that never read.
 const DEAF: usize = 500;
@@ -76,7 +80,7 @@ fn lasts(report: &Value, phase: usize) -> anyhow::Result<Samples> {
 /// Microseconds that a message costs the server.
 fn cost(report: &Value, phase: usize) -> anyhow::Result<f64> {
     let of = |what: &str| number(report, &format!("/phases/{phase}/{what}"));
-    Ok(of("server_cpu_ms")? * 1000.0 / of("messages")?)
+    Ok(of("server_cpu_us")? / of("messages")?)
 }
 
 /// One event a second: the fan-out's p99, in milliseconds.
@@ -115,6 +119,37 @@ pub(crate) fn fanout(span: Duration, watchers: usize) -> anyhow::Result<Vec<Figu
         Figure::new("fanout, an end at one verifier", own, "us"),
         Figure::new("fanout, all connected", number(&report, "/ready_ms")?, "ms")
             .floor("plain tonic", number(&plain, "/ready_ms")?),
+    ])
+}
+
+/// What the server has to do where agents relay: they are played here, each of them one watcher.
+pub(crate) fn relay(span: Duration, watchers: usize) -> anyhow::Result<Vec<Figure>> {
+    let watchers = within_limit(watchers);
+    let agents = AGENTS.min(watchers);
+    let phases = [format!("1:{}", span.as_secs().max(2))];
+    let direct = stage(Design::Fanout, watchers, &phases)?;
+    let relayed = stage(Design::Fanout, agents, &phases)?;
+    let each = |report: &Value| -> anyhow::Result<f64> {
+        let ends = lasts(report, 0)?.count();
+        Ok(number(report, "/phases/0/server_cpu_us")? / 1000.0 / ends as f64)
+    };
+    let last = lasts(&relayed, 0)?;
+    let name = format!("fanout-relay, {agents} agents for {watchers}, processor time of an end");
+    Ok(vec![
+        Figure::new(name, each(&relayed)?, "ms")
+            .floor("all of them directly", each(&direct)?)
+            .bar(Bar::RatioAtMost(0.05)),
+        Figure::new(
+            "fanout-relay, last agent, p50",
+            last.percentile(50.0)?,
+            "ms",
+        ),
+        Figure::new(
+            "fanout-relay, last agent, p99",
+            last.percentile(99.0)?,
+            "ms",
+        )
+        .bar(Bar::AtMost(25.0)),
     ])
 }
 

@@ -20,6 +20,7 @@ use taskmint_verifier::tls::{Identity, authorize, client_config};
 
 use super::conn::Conn;
 use super::ledger::{Ledger, now};
+use super::link::To;
 
 /// Watchers on their way in at the same time.
 const COMING: usize = 128;
@@ -35,7 +36,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, Args)]
 pub(crate) struct Play {
     #[arg(long)]
-    address: SocketAddr,
+    address: Option<SocketAddr>,
+    /// Sockets of this machine instead: the watchers are spread over them.
+    #[arg(long, conflicts_with_all = ["address", "raw"])]
+    socket: Vec<PathBuf>,
     /// How many that read.
     #[arg(long)]
     watchers: usize,
@@ -101,7 +105,7 @@ impl Play {
     /// all stand there, a line of JSON.
     pub(crate) fn run(self) -> anyhow::Result<()> {
         super::raise_limit()?;
-        let tls = match self.raw {
+        let tls = match self.raw || !self.socket.is_empty() {
             true => None,
             false => Some(Arc::new(read_credentials(&self.folder)?)),
         };
@@ -148,16 +152,29 @@ impl Player {
         let all = self.spec.watchers + self.spec.deaf;
         while self.conns.len() < all || self.coming > 0 {
             while self.conns.len() < all && self.coming < COMING {
-                let name = format!("w{}", self.conns.len());
-                let conn = Conn::open(self.spec.address, self.tls.as_ref(), &name)?;
-                let data = epoll::EventData::new_u64(self.conns.len() as u64);
-                epoll::add(&self.epoll, &conn.socket, data, epoll::EventFlags::IN)?;
+                let number = self.conns.len();
+                let conn = Conn::open(self.to(number)?, &format!("w{number}"))?;
+                let data = epoll::EventData::new_u64(number as u64);
+                epoll::add(&self.epoll, &conn.link, data, epoll::EventFlags::IN)?;
                 self.conns.push(conn);
                 self.coming += 1;
             }
             ensure!(self.turn()?, "stopped too soon");
         }
         Ok(())
+    }
+
+    /// Where a watcher connects.
+    fn to(&self, number: usize) -> anyhow::Result<To<'_>> {
+        let sockets = &self.spec.socket;
+        if let Some(socket) = sockets.get(number % sockets.len().max(1)) {
+            return Ok(To::Unix(socket));
+        }
+        let address = self.spec.address.context("nowhere to connect to")?;
+        Ok(match &self.tls {
+            Some(tls) => To::Tls(address, tls),
+            None => To::Bare(address),
+        })
     }
 
     /// Takes in what has come. `false`: it is over.
@@ -201,24 +218,25 @@ impl Player {
     fn event(&mut self, number: usize) -> anyhow::Result<()> {
         let is_deaf = number >= self.spec.watchers;
         let conn = self.conns.get_mut(number).context("nobody")?;
-        let was_blocked = conn.is_blocked;
+        let was_blocked = conn.link.is_blocked();
         let was_in = conn.position.is_some();
         if was_blocked {
-            conn.flush()?;
+            conn.link.flush()?;
         }
         conn.read(&mut self.ledger, &mut self.buffer, now())?;
-        if is_deaf && conn.has_greeted() {
+        if is_deaf && conn.link.is_through() {
             self.coming -= 1;
-            return Ok(epoll::delete(&self.epoll, &conn.socket)?);
+            return Ok(epoll::delete(&self.epoll, &conn.link)?);
         }
         if !is_deaf && !was_in && conn.position.is_some() {
             self.coming -= 1;
         }
-        if was_blocked != conn.is_blocked {
+        let is_blocked = conn.link.is_blocked();
+        if was_blocked != is_blocked {
             let mut flags = epoll::EventFlags::IN;
-            flags.set(epoll::EventFlags::OUT, conn.is_blocked);
+            flags.set(epoll::EventFlags::OUT, is_blocked);
             let data = epoll::EventData::new_u64(number as u64);
-            epoll::modify(&self.epoll, &conn.socket, data, flags)?;
+            epoll::modify(&self.epoll, &conn.link, data, flags)?;
         }
         Ok(())
     }

@@ -70,15 +70,17 @@ pub(crate) struct Player {
 }
 
 impl Player {
-    /// Starts one, and waits until all its watchers are in.
+    /// Starts one, and waits until all its watchers are in. The flags say where they connect.
     pub(crate) fn start(
-        address: SocketAddr,
         folder: &Path,
         (watchers, deaf): (usize, usize),
-        flags: &[&str],
+        flags: &[String],
     ) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["play", "--address", &address.to_string()]);
+        command.arg("play");
+        // What it gives back it needs again at once.
+        command.env("MALLOC_TRIM_THRESHOLD_", "1073741824");
+        command.env("MALLOC_MMAP_THRESHOLD_", "33554432");
         command.args(["--watchers", &watchers.to_string()]);
         command.args(["--deaf", &deaf.to_string()]).args(flags);
         command.arg("--folder").arg(folder);
@@ -186,12 +188,13 @@ impl Stage {
         };
         let (address, mut tell) = self.start(&runtime, tls, first)?;
         let empty = machine::memory(std::process::id())?;
-        let flags: &[&str] = match self.design {
-            Design::Fanout => &[],
-            Design::Tonic => &["--lossy"],
-            Design::Raw => &["--raw"],
-        };
-        let mut player = Player::start(address, folder.path(), (self.watchers, self.deaf), flags)?;
+        let mut flags = vec![format!("--address={address}")];
+        flags.extend(match self.design {
+            Design::Fanout => None,
+            Design::Tonic => Some("--lossy".to_owned()),
+            Design::Raw => Some("--raw".to_owned()),
+        });
+        let mut player = Player::start(folder.path(), (self.watchers, self.deaf), &flags)?;
         // What handshakes needed is given back, or is not.
         std::thread::sleep(Duration::from_secs(2));
         let idle = machine::memory(std::process::id())?;
@@ -200,14 +203,14 @@ impl Stage {
         for phase in &self.phase {
             let (rate, seconds) = phase.split_once(':').context("no rate and seconds")?;
             let begun = machine::memory(std::process::id())?;
-            let cpu = machine::processor_time()?;
+            let cpu = machine::own_time();
             let peak = Peak::start();
             let span = Duration::from_secs(seconds.parse()?);
             let last = publish(&mut writer, &times, &mut tell, rate.parse()?, span)?;
             let mut report = player.report(last)?;
-            let cpu = machine::processor_time()?.saturating_sub(cpu);
+            let cpu = machine::own_time().saturating_sub(cpu);
             let more = [
-                ("server_cpu_ms", json!(u64::try_from(cpu.as_millis())?)),
+                ("server_cpu_us", json!(u64::try_from(cpu.as_micros())?)),
                 ("memory_before", json!(begun)),
                 ("memory_peak", json!(peak.end()?)),
             ];
