@@ -48,6 +48,16 @@ impl Leases {
         self.0.lock().entry(node.clone()).or_insert(new).until = until;
     }
 
+    /// What hung off a lapsed lease could not be ended: it lapses once more.
+    pub(crate) fn lapse_again(&self, node: &SpiffeId, at: Timestamp) {
+        if let Some(lease) = self.0.lock().get_mut(node)
+            && lease.lapsed
+        {
+            lease.lapsed = false;
+            lease.until = at;
+        }
+    }
+
     /// Opens a session: returns its number, and whether the lease had lapsed.
     pub(crate) fn open(&self, node: &SpiffeId, until: Timestamp) -> (u64, bool) {
         let mut leases = self.0.lock();
@@ -122,5 +132,26 @@ impl Leases {
     /// Forgets a node: it was evicted or banned.
     pub(crate) fn forget(&self, node: &SpiffeId) {
         self.0.lock().remove(node);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_ended_lapses_again_unless_the_node_is_back() {
+        let node: SpiffeId = "spiffe://example.org/taskmint/node/n1".parse().unwrap();
+        let at = Timestamp::from_millis;
+        let leases = Leases::default();
+        leases.grant(&node, at(10));
+        assert_eq!(leases.lapse(at(10)), std::slice::from_ref(&node));
+        assert!(leases.lapse(at(11)).is_empty(), "once");
+        leases.lapse_again(&node, at(20));
+        assert!(leases.lapse(at(19)).is_empty());
+        assert_eq!(leases.lapse(at(20)), std::slice::from_ref(&node));
+        leases.open(&node, at(100));
+        leases.lapse_again(&node, at(30));
+        assert!(leases.lapse(at(99)).is_empty(), "it has a session");
     }
 }

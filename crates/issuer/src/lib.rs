@@ -23,6 +23,7 @@ mod settings;
 mod standing;
 mod start;
 mod tasks;
+mod together;
 mod tokens;
 pub mod watchers;
 

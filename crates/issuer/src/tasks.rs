@@ -231,11 +231,10 @@ impl Issuer {
         let mut ended = 0;
         loop {
             let page = self.store.tasks(&query).await?;
-            for task in page.items {
-                // Ended by a cascade meanwhile: that counts too.
-                self.end(by, task.id, cause, "").await?;
-                ended += 1;
-            }
+            let tasks: Vec<_> = page.items.iter().map(|task| task.id).collect();
+            // One that a cascade ends meanwhile counts too.
+            ended += tasks.len() as u64;
+            self.end_each(by, tasks, cause, "").await?;
             match page.next {
                 Some(next) => query.after = Some(next),
                 None => return Ok(ended),
@@ -255,19 +254,20 @@ impl Issuer {
     pub(crate) async fn end_due(&self) -> Result<usize, Refused> {
         let now = self.clock.now();
         let due = self.live.due(&*self.store, now, DUE).await?;
-        for id in &due {
-            match self.store.task(*id).await? {
+        let count = due.len();
+        let mut over = Vec::with_capacity(count);
+        for id in due {
+            match self.store.task(id).await? {
                 // It was changed by a request that was given up before it could say so.
                 Some(task) if task.is_ended() || task.times.deadline > now => self.live.note(&task),
-                Some(_) => drop(
-                    self.end(&Principal::Issuer, *id, Cause::EXPIRED, "")
-                        .await?,
-                ),
+                Some(_) => over.push(id),
                 // Its bucket was swept.
-                None => self.live.forget(*id),
+                None => self.live.forget(id),
             }
         }
-        Ok(due.len())
+        self.end_each(&Principal::Issuer, over, Cause::EXPIRED, "")
+            .await?;
+        Ok(count)
     }
 
     /// Reads a tree, applies a rule, commits what it says; again if something changed meanwhile.
