@@ -13,9 +13,7 @@ use tonic::Code::{InvalidArgument, NotFound, OutOfRange, PermissionDenied};
 use tonic::{Code, Response, Status};
 
 use crate::harness::World;
-use crate::node::{Key, Node, caller, connect, reason, request_id};
-
-const UID: &[&str] = &["unix:uid:1000"];
+use crate::node::{Key, Node, UID, caller, connect, reason, request_id};
 
 /// Of the right form, and nobody's.
 const NOBODY: &str = "0198c0de-0000-7000-8000-000000000000";

@@ -21,7 +21,7 @@ use taskmint_verifier::watch::{Clocks, Options, Source, SystemClocks, Watch};
 use tempfile::TempDir;
 
 use crate::harness::World;
-use crate::node::{Key, Node};
+use crate::node::{Key, Node, UID};
 
 const MEMORY: &str = "store.kind = \"memory\"\nkeys.kind = \"memory\"";
 const SOON: Duration = Duration::from_secs(10);
@@ -211,7 +211,7 @@ async fn a_clock_that_was_set_back_keeps_nobody_from_a_checkpoint() {
 /// A workload's SVID, and its task's binding.
 async fn begun(node: &mut Node, pid: u32) -> (Identity, TaskBinding) {
     let key = Key::new();
-    let ask = node.begin(&["unix:uid:1000"], pid, key.spki());
+    let ask = node.begin(UID, pid, key.spki());
     let began = node.client.begin_task(ask).await.unwrap().into_inner();
     let leaf = CertificateDer::from(began.certificate);
     let binding = tls::read_verified(&leaf).unwrap().binding.unwrap();
@@ -232,7 +232,7 @@ fn watching(world: &World, node: &Node, identity: Identity, clocks: Arc<dyn Cloc
 #[tokio::test(flavor = "multi_thread")]
 async fn what_ended_after_the_checkpoint_reaches_who_begins_with_it() {
     let (mut world, _clock) = world(MEMORY).await;
-    world.entry("agent", &["unix:uid:1000"], true).await;
+    world.entry("agent", UID, true).await;
     let mut node = Node::join(&world.token("n1").await).await;
     let (service, client) = (begun(&mut node, 7).await, begun(&mut node, 8).await);
     let shared = world.server.issuer.checkpoint().await.unwrap();
@@ -268,7 +268,7 @@ impl Clocks for Host {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_whose_host_slept_all_night_refuses_until_it_has_caught_up() {
     let mut world = World::with(MEMORY).await;
-    world.entry("agent", &["unix:uid:1000"], true).await;
+    world.entry("agent", UID, true).await;
     let mut node = Node::join(&world.token("n1").await).await;
     let (service, client) = (begun(&mut node, 7).await, begun(&mut node, 8).await);
     let host = Arc::new(Host::default());

@@ -11,13 +11,12 @@ use taskmint_verifier::watch::{Options, Source, SystemClocks, Watch};
 use taskmint_wire::{node, task, task_from_wire};
 
 use crate::harness::World;
-use crate::node::{Key, Node, caller, request_id};
+use crate::node::{Key, Node, UID, caller, request_id};
 
 /// As many as two cores check heads for in a moment; ten thousand are played by the bench.
 const HERD: usize = 300;
 
 const SOON: Duration = Duration::from_secs(60);
-const UID: &[&str] = &["unix:uid:1000"];
 
 fn verifier(world: &World, node: &Node) -> Watch {
     let source = Source::Server {

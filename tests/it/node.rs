@@ -155,10 +155,14 @@ impl Node {
     }
 }
 
+/// The selectors of workloads that are played. Their uid is nobody's: whoever runs these tests is a
+/// workload, too, where a real agent takes part.
+pub(crate) const UID: &[&str] = &["unix:uid:61000"];
+
 pub(crate) fn caller(selectors: &[&str], pid: u32) -> node::Caller {
     node::Caller {
         process: format!("{pid}.1.{}", "ab".repeat(16)),
-        uid: 1000,
+        uid: 61_000,
         selectors: selectors.iter().map(|s| (*s).to_owned()).collect(),
     }
 }

@@ -13,10 +13,9 @@ use taskmint_wire::{node, task};
 
 use crate::harness::World;
 use crate::joined::{Agent, Held, SOON, TaskApi, child, live_tasks, own_uid_selector};
-use crate::node::{Key, Node};
+use crate::node::{Key, Node, UID};
 
 const MINUTE: Duration = Duration::from_secs(60);
-const UID: &[&str] = &["unix:uid:1000"];
 
 /// A server that remembers, by a clock that is moved by hand. It is late by an hour, so that what
 /// goes by the wall clock finds nothing to be of the future.

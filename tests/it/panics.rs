@@ -11,9 +11,8 @@ use tempfile::TempDir;
 
 use crate::harness::World;
 use crate::joined::{Agent, Joined, SOON};
-use crate::node::{Key, Node, attest_with, request_id};
+use crate::node::{Key, Node, UID, attest_with, request_id};
 
-const UID: &[&str] = &["unix:uid:1000"];
 const MEMORY: &str = "store.kind = \"memory\"\nkeys.kind = \"memory\"";
 
 /// Randomness that panics once it is lit, once.
@@ -47,7 +46,7 @@ async fn world() -> (World, Arc<Fuse>) {
 fn entry(name: &str) -> admin::CreateEntriesRequest {
     let entry = admin::Entry {
         spiffe_id: format!("spiffe://example.org/{name}"),
-        selectors: vec!["unix:uid:1000".to_owned()],
+        selectors: vec![UID[0].to_owned()],
         ..Default::default()
     };
     admin::CreateEntriesRequest {

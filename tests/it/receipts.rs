@@ -18,9 +18,7 @@ use tonic::{Code, Status, Streaming};
 
 use crate::harness::World;
 use crate::joined::SOON;
-use crate::node::{Key, Node, connect, reason};
-
-const UID: &[&str] = &["unix:uid:1000"];
+use crate::node::{Key, Node, UID, connect, reason};
 
 /// What verifiers may believe a head for, as configured by default, with their clocks' drift.
 const BELIEVED: Duration = Duration::from_secs(32);

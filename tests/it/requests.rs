@@ -6,9 +6,7 @@ use tonic::{Code, Status};
 
 use crate::harness::World;
 use crate::joined::{Joined, SOON};
-use crate::node::{Key, Node, caller, request_id};
-
-const UID: &[&str] = &["unix:uid:1000"];
+use crate::node::{Key, Node, UID, caller, request_id};
 
 fn refusal(status: &Status) -> (Code, String) {
     let reason = denial_of(status).map(|(reason, _)| reason);

@@ -12,9 +12,8 @@ use taskmint_verifier::watch::{Options, Source, SystemClocks, Watch};
 use taskmint_wire::{admin, node, task};
 
 use crate::harness::World;
-use crate::node::{Key, Node, caller, request_id};
+use crate::node::{Key, Node, UID, caller, request_id};
 
-const UID: &[&str] = &["unix:uid:1000"];
 const SOON: Duration = Duration::from_secs(20);
 
 /// A task, as its SVID names it, and the identity that goes with it.

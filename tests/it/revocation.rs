@@ -15,9 +15,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::harness::World;
-use crate::node::{Key, Node, caller};
+use crate::node::{Key, Node, UID, caller};
 
-const UID: &[&str] = &["unix:uid:1000"];
 const SOON: Duration = Duration::from_secs(10);
 
 /// A workload with a task and its SVID.

@@ -5,9 +5,7 @@ use taskmint_wire::{admin, denial_of, node, task};
 use tonic::Code;
 
 use crate::harness::World;
-use crate::node::{Key, Node, attest, caller, reason, request_id};
-
-const UID: &[&str] = &["unix:uid:1000"];
+use crate::node::{Key, Node, UID, attest, caller, reason, request_id};
 
 async fn world_with_node() -> (World, Node) {
     let mut world = World::in_memory().await;
@@ -144,7 +142,10 @@ async fn a_denial_tells_the_caller_its_facts_and_the_operator_the_story() {
     let denial_id = metadata["denial_id"].clone();
     let request = admin::ExplainRequest { denial_id };
     let story = world.admin.explain(request).await.unwrap().into_inner();
-    assert!(story.detail[0].contains("lacks unix:uid:1000"), "{story:?}");
+    assert!(
+        story.detail[0].contains("lacks unix:uid:61000"),
+        "{story:?}"
+    );
     assert_eq!(story.node_id, node.id);
 }
 

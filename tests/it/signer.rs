@@ -6,6 +6,8 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 use taskmint_id::SpiffeId;
 use taskmint_store::AuthorityState;
 use taskmint_verifier::tls;
@@ -15,14 +17,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::Status;
 
 use crate::harness::World;
-use crate::node::{Key, Node, caller, reason, request_id};
+use crate::node::{Key, Node, UID, caller, reason, request_id};
 use crate::watching::{Watching, applied};
 
 /// Longer than a signer is away that is started again, pauses included.
 const SOON: Duration = Duration::from_secs(30);
 
 const LOOK: Duration = Duration::from_millis(10);
-const UID: &[&str] = &["unix:uid:1000"];
 
 /// The real program, as the tests' own build has it.
 pub(crate) fn program() -> PathBuf {
@@ -66,8 +67,7 @@ fn pid(folder: &Path) -> Option<i32> {
 /// Kills it, and says which one it was.
 fn kill(world: &World) -> i32 {
     let pid = pid(world.folder.path()).expect("there is a signer");
-    let killed = Command::new("kill").args(["-9", &pid.to_string()]).status();
-    assert!(killed.unwrap().success());
+    signal::kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     // Until it is gone, it signs.
     let line = format!("/proc/{pid}/cmdline");
     while std::fs::read(&line).is_ok_and(|line| !line.is_empty()) {

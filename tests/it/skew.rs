@@ -9,9 +9,8 @@ use taskmint_verifier::{verify_jwt, verify_x509};
 use taskmint_wire::node;
 
 use crate::harness::World;
-use crate::node::{Key, Node};
+use crate::node::{Key, Node, UID};
 
-const UID: &[&str] = &["unix:uid:1000"];
 const MEMORY: &str = "store.kind = \"memory\"\nkeys.kind = \"memory\"";
 
 /// Both credentials of a task that begins now, as a verifier judges them by these clocks.

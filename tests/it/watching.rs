@@ -14,10 +14,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use crate::harness::World;
-use crate::node::{Key, Node, caller, connect, reason, request_id};
+use crate::node::{Key, Node, UID, caller, connect, reason, request_id};
 
 const SOON: Duration = Duration::from_secs(20);
-const UID: &[&str] = &["unix:uid:1000"];
 
 /// A watch by hand.
 pub(crate) struct Watching {

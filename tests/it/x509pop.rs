@@ -6,14 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use taskmint_agent::{JoinSource, NodeProof, ServerAddress, Settings};
 use taskmint_attest::{AgentContext, NodeProver as _};
 use taskmint_client::bootstrap::{self, JoinString};
 use taskmint_model::{Clock as _, SystemClock, SystemEntropy};
 use taskmint_node_x509pop::{Chain, X509PopProver};
-use taskmint_testkit::{LeafSpec, TestCa, TestLeaf};
+use taskmint_testkit::{LeafSpec, TestCa, TestLeaf, pem};
 use taskmint_wire::node::attest_request::{Hello, Step};
 use taskmint_wire::node::attest_response::Step as Answer;
 use taskmint_wire::node::nodes_client::NodesClient;
@@ -45,11 +43,6 @@ fn machine(maker: &TestCa, name: &str) -> TestLeaf {
     spec.uris.clear();
     spec.common_name = Some(name.to_owned());
     maker.issue(&spec, &SystemEntropy)
-}
-
-fn pem(label: &str, der: &[u8]) -> String {
-    let body = BASE64_STANDARD.encode(der);
-    format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
 }
 
 fn write(path: PathBuf, text: &str) -> PathBuf {
