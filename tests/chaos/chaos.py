@@ -12,10 +12,10 @@ import threading
 import time
 
 from proxy import MODES
-from scene import AGENTS, VERIFIERS, WORKLOADS, Scene, quiet, wait_for
+from scene import AGENTS, VERIFIERS, WORKLOADS, Scene, quiet
 from taskmint.admin.v1.admin_pb2_grpc import AdminStub
 from taskmint.task.v1 import task_pb2 as task_api
-from oracle import ensure
+from oracle import ensure, wait_for
 from verdicts import Oracle
 
 # A fresh trust domain after so many rounds, so that a long run stays linear.

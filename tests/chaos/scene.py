@@ -4,17 +4,14 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
-import urllib.error
-import urllib.request
 
 import grpc
 from channel import channel
-from oracle import ensure
+from daemons import children, complain, free_ports, is_ready, secret
+from oracle import ensure, wait_for
 from proxy import Network
 from taskmint.admin.v1 import admin_pb2 as admin
 from taskmint.admin.v1.admin_pb2_grpc import AdminStub
@@ -55,23 +52,6 @@ server.address = "127.0.0.1:{nodes}"
 server.watch_address = "127.0.0.1:{watch}"
 log.level = "warn"
 """
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
-def secret(path, octets):
-    path.touch(0o600)
-    path.write_bytes(octets)
-
-
-def wait_for(what, holds, seconds=SOON):
-    deadline = time.monotonic() + seconds
-    while not holds():
-        ensure(time.monotonic() < deadline, f"waited {seconds} s in vain: {what}")
-        time.sleep(0.02)
 
 
 class Talker:
@@ -117,7 +97,7 @@ class Talker:
 class Scene:
     def __init__(self, folder, binaries, seed, oracle):
         self.folder, self.binaries, self.oracle = folder, binaries, oracle
-        self.ports = [free_port() for _ in range(3)]
+        self.ports = free_ports(3)
         self.network = Network(seed)
         self.daemons, self.http, self.proxies = {}, {"server": self.ports[2]}, {}
         self.workloads, self.verifiers = {}, {}
@@ -141,7 +121,7 @@ class Scene:
         for name in AGENTS:
             nodes, watch = (self.network.tcp(port) for port in self.ports[:2])
             self.proxies[f"{name}-nodes"], self.proxies[f"{name}-watch"] = nodes, watch
-            self.http[name] = free_port()
+            self.http[name], = free_ports(1)
             text = AGENT.format(folder=self.folder, name=name, http=self.http[name],
                                 nodes=nodes.at, watch=watch.at)
             (self.folder / f"{name}.toml").write_text(text)
@@ -207,21 +187,13 @@ class Scene:
         def holds():
             process = self.daemons[name]
             ensure(process.poll() is None, f"the {name} ended with {process.returncode}")
-            try:
-                url = f"http://127.0.0.1:{self.http[name]}/ready"
-                with urllib.request.urlopen(url, timeout=2) as answer:
-                    return answer.status == 200
-            except (OSError, urllib.error.URLError):
-                return False
+            return is_ready(self.http[name])
 
         wait_for(f"the {name} is ready", holds)
 
     def signer(self):
         """The signer that the server started."""
-        pid = self.daemons["server"].pid
-        children = [word for file in pathlib.Path(f"/proc/{pid}/task").glob("*/children")
-                    for word in file.read_text().split()]
-        return int(children[0]) if children else None
+        return next(iter(children(self.daemons["server"].pid)), None)
 
     def revive(self, name):
         """What a service manager does: starts what has ended."""
@@ -242,9 +214,7 @@ class Scene:
 
     def complaints(self):
         """The ends of the logs, for whoever has to find out why."""
-        for path in sorted(self.folder.glob("*.log")):
-            text = path.read_text(errors="replace").splitlines()[-25:]
-            print(f"--- {path.name}", *text, sep="\n", file=sys.stderr)
+        complain(sorted(self.folder.glob("*.log")))
 
     def close(self):
         for talker in (*self.workloads.values(), *self.verifiers.values()):

@@ -11,19 +11,11 @@ import sys
 
 import grpc
 from channel import channel
+from der import first
 from taskmint.task.v1 import task_pb2 as api
 from taskmint.task.v1.task_pb2_grpc import TasksStub
 
 SOON = 5
-
-
-def first(certificates):
-    """The first of several that lie back to back."""
-    size, head = certificates[1], 2
-    if size & 0x80:
-        head = 2 + (size & 0x7F)
-        size = int.from_bytes(certificates[2:head], "big")
-    return certificates[:head + size]
 
 
 def begin(tasks, _):

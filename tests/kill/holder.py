@@ -18,6 +18,7 @@ import time
 import grpc
 from channel import channel
 from cryptography import x509
+from der import first
 from taskmint.task.v1 import task_pb2 as api
 from taskmint.task.v1.task_pb2_grpc import TasksStub
 
@@ -32,12 +33,7 @@ def say(*words):
 
 
 def serial_of(certificates):
-    # The first certificate of several that lie back to back.
-    size, head = certificates[1], 2
-    if size & 0x80:
-        head = 2 + (size & 0x7F)
-        size = int.from_bytes(certificates[2:head], "big")
-    leaf = x509.load_der_x509_certificate(certificates[:head + size])
+    leaf = x509.load_der_x509_certificate(first(certificates))
     return leaf.serial_number.to_bytes(20, "big").hex()
 
 

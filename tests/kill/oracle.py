@@ -4,6 +4,8 @@ import hashlib
 import struct
 import threading
 
+from daemons import until
+
 END, EPOCH = 1, 5
 
 
@@ -14,6 +16,10 @@ class Wrong(Exception):
 def ensure(holds, why):
     if not holds:
         raise Wrong(why)
+
+
+def wait_for(what, holds, seconds=30):
+    ensure(until(holds, seconds, 0.02), f"waited {seconds} s in vain: {what}")
 
 
 class Record:

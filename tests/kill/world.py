@@ -5,17 +5,14 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
-import urllib.error
-import urllib.request
 
 import grpc
 from channel import channel
-from oracle import Wrong, ensure
+from daemons import children, complain, free_ports, is_ready, secret
+from oracle import ensure, wait_for
 from taskmint.admin.v1 import admin_pb2 as admin
 from taskmint.admin.v1.admin_pb2_grpc import AdminStub
 from taskmint.task.v1 import task_pb2 as task_api
@@ -53,28 +50,6 @@ http_listen = "127.0.0.1:{ports[3]}"
 [log]
 level = "warn"
 """
-
-
-def free_ports(count):
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
-
-
-def secret(path, octets):
-    path.touch(0o600)
-    path.write_bytes(octets)
-
-
-def wait_for(what, holds, seconds=SOON):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if holds():
-            return
-        time.sleep(0.02)
-    raise Wrong(f"waited {seconds} s in vain: {what}")
 
 
 class Holder:
@@ -131,11 +106,7 @@ class World:
         def holds():
             process = getattr(self, name)
             ensure(process.poll() is None, f"the {name} ended with {process.returncode}")
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2) as answer:
-                    return answer.status == 200
-            except (OSError, urllib.error.URLError):
-                return False
+            return is_ready(port)
 
         wait_for(f"the {name} is ready", holds)
 
@@ -162,20 +133,12 @@ class World:
 
     def kill(self, name):
         if name == "signer":
-            for pid in self.signers():
+            for pid in children(self.server.pid):
                 os.kill(pid, signal.SIGKILL)
             return
         process = getattr(self, name)
         process.send_signal(signal.SIGKILL)
         process.wait()
-
-    def signers(self):
-        """The signers that the server has started and that live; none while it starts one."""
-        children = pathlib.Path(f"/proc/{self.server.pid}/task").glob("*/children")
-        try:
-            return [int(pid) for own in children for pid in own.read_text().split()]
-        except FileNotFoundError:
-            return []
 
     def audit(self):
         """Every signature is on record, but for what a kill left between signing and recording; and
@@ -260,11 +223,8 @@ class World:
 
     def complaints(self):
         """The ends of the logs, for whoever has to find out why."""
-        for name in ("server", "agent"):
-            path = self.folder / f"{name}.log"
-            if path.exists():
-                text = path.read_text(errors="replace").splitlines()[-40:]
-                print(f"--- {name}.log", *text, sep="\n", file=sys.stderr)
+        logs = [self.folder / f"{name}.log" for name in ("server", "agent")]
+        complain([path for path in logs if path.exists()], 40)
         print("refused:", json.dumps(self.facts.refusals, indent=1), file=sys.stderr)
 
     def close(self):

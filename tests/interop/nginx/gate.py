@@ -10,7 +10,8 @@ import ssl
 import subprocess
 import time
 
-from world import free_ports, until
+from daemons import free_ports
+from world import until
 
 NGINX = os.environ["NGINX_BINARY"]
 

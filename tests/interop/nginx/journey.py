@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 
+from daemons import complain
 from gate import NGINX, Client, Gate, Session, request, stop
 from world import LIFE, PATIENCE, World, self_signed, until
 
@@ -243,10 +244,6 @@ class Journey:
         folders = [path.name for path in self.own.folder.iterdir() if path.name.startswith(".v-")]
         check("no_old_files_pile_up", len(folders) <= 2, folders)
 
-    def complain(self):
-        for path in self.world.logs:
-            print(f"--- {path.name}", *path.read_text(errors="replace").splitlines()[-25:], sep="\n", file=sys.stderr)
-
 
 def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -262,7 +259,7 @@ def main():
         raise
     finally:
         if failed:
-            journey.complain()
+            complain(journey.world.logs)
         journey.world.close()
     return 1 if failed else 0
 

@@ -4,11 +4,10 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
-import time
-import urllib.error
-import urllib.request
+
+import daemons
+from daemons import free_ports, is_ready, secret
 
 BINARIES = pathlib.Path(os.environ["BINARIES"])
 PATIENCE = float(os.environ["INTEROP_PATIENCE"])
@@ -44,27 +43,8 @@ LIFE = 60
 HTTP_PORTS = {"server": 2, "agent": 4}
 
 
-def free_ports(count):
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
-
-
 def until(what, seconds=PATIENCE):
-    """Asks again until the answer is true, or patience is at its end."""
-    end = time.monotonic() + seconds
-    while True:
-        found = what()
-        if found or time.monotonic() > end:
-            return found
-        time.sleep(0.01)
-
-
-def secret(path, octets):
-    path.touch(0o600)
-    path.write_bytes(octets)
+    return daemons.until(what, seconds, 0.01)
 
 
 def openssl(*arguments, **more):
@@ -111,12 +91,7 @@ class World:
         def ready():
             if process.poll() is not None:
                 raise SystemExit(f"the {name} ended with {process.returncode}")
-            try:
-                url = f"http://127.0.0.1:{self.ports[HTTP_PORTS[name]]}/ready"
-                with urllib.request.urlopen(url, timeout=2) as answer:
-                    return answer.status == 200
-            except (OSError, urllib.error.URLError):
-                return False
+            return is_ready(self.ports[HTTP_PORTS[name]])
 
         if not until(ready):
             raise SystemExit(f"the {name} is not ready")
