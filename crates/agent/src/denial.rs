@@ -215,17 +215,3 @@ impl Denials {
 pub(crate) fn texts(selectors: &Selectors) -> Vec<String> {
     selectors.iter().map(ToString::to_string).collect()
 }
-
-/// An error with all its causes.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
-}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use taskmint_client::in_words;
 use taskmint_id::{BundleSet, SpiffeId};
 use taskmint_model::Authority;
 use taskmint_verifier::{VerifiedToken, judge, verify_jwt};
@@ -18,7 +19,7 @@ use crate::agent::Agent;
 use crate::begin::fault;
 use crate::caller::{Caller, Connection};
 use crate::claims;
-use crate::denial::{Denial, chain};
+use crate::denial::Denial;
 use crate::holding::Held;
 use crate::order::{Hinted, hints};
 use crate::stream::{Look, Stream, jwt_bundles, nothing, without_task, x509_bundles, x509_svids};
@@ -125,7 +126,7 @@ impl Agent {
         let bundle = self.knowledge.bundle().ok_or_else(starting)?;
         let bundles = BundleSet::from_iter([(*bundle).clone()]);
         let token = verify_jwt(token, audience, &bundles, self.clock.now(), LEEWAY)
-            .map_err(|error| Denial::invalid(error.reason(), chain(&error)).status())?;
+            .map_err(|error| Denial::invalid(error.reason(), in_words(&error)).status())?;
         match judge(&self.status, &token.spiffe_id, token.binding.as_ref()) {
             Ok(()) => Ok(token),
             // Nothing is known against it, but nothing for it either.

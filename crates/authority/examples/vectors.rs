@@ -12,6 +12,8 @@
 use std::path::Path;
 use std::{env, fs};
 
+use taskmint_testkit::pem;
+
 #[path = "../tests/it/fixed.rs"]
 mod fixed;
 
@@ -24,14 +26,12 @@ fn main() {
     let write = |name: &str, bytes: &[u8]| fs::write(Path::new(&folder).join(name), bytes).unwrap();
     write("svid.json", format!("{document}\n").as_bytes());
     write("svid.der", &made.leaf);
-    write("svid.pem", fixed::pem(&made.leaf).as_bytes());
-    write("svid-ca.pem", fixed::pem(&made.ca.certificate).as_bytes());
-    write(
-        "svid-crl.pem",
-        fixed::envelope("X509 CRL", &made.crl).as_bytes(),
-    );
-    write(
-        "svid-log-key.pem",
-        fixed::pem(&made.log_key.certificate).as_bytes(),
-    );
+    for (name, label, der) in [
+        ("svid.pem", "CERTIFICATE", &made.leaf),
+        ("svid-ca.pem", "CERTIFICATE", &made.ca.certificate),
+        ("svid-crl.pem", "X509 CRL", &made.crl),
+        ("svid-log-key.pem", "CERTIFICATE", &made.log_key.certificate),
+    ] {
+        write(name, pem(label, der).as_bytes());
+    }
 }

@@ -1,10 +1,9 @@
 //! Exit codes, and the failure that carries one.
 
-use std::error::Error;
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
-use taskmint_client::{CallError, ConnectError};
+use taskmint_client::{CallError, ConnectError, in_words};
 use taskmint_model::Timestamp;
 use tonic::Code;
 
@@ -184,7 +183,7 @@ impl Failure {
         match self {
             Self::Call(error) if error.message.is_empty() => error.code.description().to_owned(),
             Self::Call(error) => error.message.clone(),
-            Self::Connect(error) => chain(error),
+            Self::Connect(error) => in_words(error),
             Self::Usage(text) | Self::NotFound(text) => text.clone(),
             Self::Refused { message, .. } => message.clone(),
             Self::NotHeard {
@@ -214,20 +213,6 @@ fn of_call(code: Code) -> u8 {
 fn push(text: &mut String, more: std::fmt::Arguments<'_>) {
     // Writing into a string can't fail.
     text.write_fmt(more).ok();
-}
-
-/// An error and its causes, each once: transports repeat themselves.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let words = cause.to_string();
-        if !text.contains(&words) {
-            push(&mut text, format_args!(": {words}"));
-        }
-        next = cause.source();
-    }
-    text
 }
 
 impl From<CallError> for Failure {

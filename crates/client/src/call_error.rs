@@ -1,10 +1,11 @@
 //! A failed call, as people read it.
 
-use std::error::Error as _;
 use std::fmt;
 
 use taskmint_model::DenialId;
 use tonic::{Code, Status};
+
+use crate::words::with_causes;
 
 /// Why a call failed. Where the peer is ours and denied it, the reason, what to do and the id of
 /// the denial are read back out of the status.
@@ -56,15 +57,10 @@ impl From<Status> for CallError {
         if let Some(rest) = rest {
             message = rest.to_owned();
         }
-        for cause in causes(&status) {
-            if !message.contains(&cause) {
-                message = format!("{message}: {cause}");
-            }
-        }
         Self {
             code: status.code(),
             reason,
-            message,
+            message: with_causes(message, &status),
             fix,
             denial: denial.and_then(|id| id.parse().ok()),
             facts,
@@ -90,17 +86,6 @@ impl fmt::Display for CallError {
 }
 
 impl std::error::Error for CallError {}
-
-/// What lies below a status that the transport made, innermost last.
-fn causes(status: &Status) -> Vec<String> {
-    let mut causes = Vec::new();
-    let mut next = status.source();
-    while let Some(cause) = next {
-        causes.push(cause.to_string());
-        next = cause.source();
-    }
-    causes
-}
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use base64::Engine;
+use pem_rfc7468::LineEnding;
 use rustls_pki_types::CertificateDer;
 use taskmint_client::bootstrap::{JoinString, JoinToken};
 use taskmint_id::{BundleSet, TrustDomain, X509Authority};
@@ -110,18 +110,11 @@ fn new_key() -> anyhow::Result<(Zeroizing<Vec<u8>>, Vec<u8>)> {
 }
 
 /// The bundle's anchors as PEM.
-pub(crate) fn pem(bundle: &taskmint_id::Bundle) -> String {
-    let mut text = String::new();
-    for authority in bundle.x509_authorities() {
-        let encoded = base64::engine::general_purpose::STANDARD.encode(authority.der());
-        text.push_str("-----BEGIN CERTIFICATE-----\n");
-        for line in encoded.as_bytes().chunks(64) {
-            text.push_str(&String::from_utf8_lossy(line));
-            text.push('\n');
-        }
-        text.push_str("-----END CERTIFICATE-----\n");
-    }
-    text
+pub(crate) fn pem(bundle: &taskmint_id::Bundle) -> Result<String, pem_rfc7468::Error> {
+    let authorities = bundle.x509_authorities().iter();
+    authorities
+        .map(|authority| pem_rfc7468::encode_string("CERTIFICATE", LineEnding::LF, authority.der()))
+        .collect()
 }
 
 /// Everything that a node needs to join, in one line (P10).

@@ -9,12 +9,14 @@ mod chance;
 mod clock;
 mod key;
 mod leaf;
+mod pem;
 
 pub use ca::TestCa;
 pub use chance::SeededEntropy;
 pub use clock::ManualClock;
 pub use key::{TestKey, token};
 pub use leaf::{Constraints, LeafSpec, TestLeaf, Usage};
+pub use pem::pem;
 
 /// The value, or the end of the test.
 #[expect(

@@ -6,9 +6,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use taskmint_attest::{NodeAttestor as _, NodeProver as _, ServerContext};
 use taskmint_id::TrustDomain;
-use taskmint_testkit::{Constraints, LeafSpec, SeededEntropy, TestCa, TestKey, Usage};
+use taskmint_testkit::{Constraints, LeafSpec, SeededEntropy, TestCa, TestKey, Usage, pem};
 
-use super::world::{Parrot, World, pem, prover, server};
+use super::world::{Parrot, World, prover, server};
 use crate::{Chain, ProverError, RootsError, X509PopAttestor, X509PopProver};
 
 /// Makes a good leaf bad.

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyUsagePurpose};
 use taskmint_attest::{
     AgentContext, AttestError, Attested, Exchange, NodeAttestor as _, NodeProver as _,
@@ -11,7 +9,9 @@ use taskmint_attest::{
 };
 use taskmint_id::TrustDomain;
 use taskmint_model::{Clock as _, Timestamp};
-use taskmint_testkit::{Constraints, LeafSpec, ManualClock, SeededEntropy, TestCa, TestKey, Usage};
+use taskmint_testkit::{
+    Constraints, LeafSpec, ManualClock, SeededEntropy, TestCa, TestKey, Usage, pem,
+};
 
 use crate::{X509PopAttestor, X509PopProver};
 
@@ -160,11 +160,6 @@ pub(super) fn server(authorities: &[&[u8]]) -> X509PopAttestor {
 pub(super) fn prover(chain: &[&[u8]], pkcs8: &[u8]) -> X509PopProver {
     let chain: String = chain.iter().map(|der| pem("CERTIFICATE", der)).collect();
     X509PopProver::from_pem(chain.as_bytes(), pem("PRIVATE KEY", pkcs8).as_bytes()).unwrap()
-}
-
-pub(super) fn pem(kind: &str, der: &[u8]) -> String {
-    let body = BASE64_STANDARD.encode(der);
-    format!("-----BEGIN {kind}-----\n{body}\n-----END {kind}-----\n")
 }
 
 fn named(name: &str) -> rcgen::DistinguishedName {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use taskmint_client::in_words;
 use taskmint_id::BundleSet;
 use taskmint_model::{Process, Timestamp};
 use taskmint_verifier::{PeerSvid, Refused, judge, verify_x509};
@@ -22,7 +23,6 @@ use tonic::{Code, Request, Response, Status};
 use super::pem;
 use crate::agent::Agent;
 use crate::caller::Connection;
-use crate::denial::chain;
 
 /// How long a proxy that was attested may go on asking: each of its requests brings a question.
 const ATTESTED: Duration = Duration::from_secs(10);
@@ -101,7 +101,7 @@ impl Authorization {
         let bundle = self.agent.knowledge.bundle().ok_or_else(starting)?;
         let bundles = BundleSet::from_iter([(*bundle).clone()]);
         let peer = verify_x509(&presented, &bundles, self.agent.clock.now())
-            .map_err(|error| Refused::new(error.reason(), chain(&error)))?;
+            .map_err(|error| Refused::new(error.reason(), in_words(&error)))?;
         judge(&self.agent.status, &peer.spiffe_id, peer.binding.as_ref())?;
         Ok(peer)
     }

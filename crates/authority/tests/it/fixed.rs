@@ -227,16 +227,3 @@ impl Fixed {
 pub(crate) fn base64(der: &[u8]) -> String {
     BASE64_STANDARD.encode(der)
 }
-
-/// RFC 7468.
-pub(crate) fn pem(der: &[u8]) -> String {
-    envelope("CERTIFICATE", der)
-}
-
-/// RFC 7468, for any label.
-pub(crate) fn envelope(label: &str, der: &[u8]) -> String {
-    let text = base64(der);
-    let lines = text.as_bytes().chunks(64).map(String::from_utf8_lossy);
-    let body: String = lines.map(|line| format!("{line}\n")).collect();
-    format!("-----BEGIN {label}-----\n{body}-----END {label}-----\n")
-}

@@ -12,6 +12,7 @@ use taskmint_mint::{
 };
 use taskmint_model::Timestamp;
 use taskmint_status::LogId;
+use taskmint_testkit::pem;
 use x509_parser::prelude::{FromDer as _, ParsedExtension, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
 
@@ -240,17 +241,7 @@ fn openssl_refuses_what_is_listed_and_takes_what_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, label: &str, der: &[u8]| {
         let path = folder.path().join(name);
-        let body = BASE64_STANDARD.encode(der);
-        let lines: Vec<_> = body
-            .as_bytes()
-            .chunks(64)
-            .map(String::from_utf8_lossy)
-            .collect();
-        let text = format!(
-            "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
-            lines.join("\n")
-        );
-        std::fs::write(&path, text).unwrap();
+        std::fs::write(&path, pem(label, der)).unwrap();
         path
     };
     let ca = write("ca.pem", "CERTIFICATE", &desk.ca.certificate);

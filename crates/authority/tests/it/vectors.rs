@@ -4,11 +4,11 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 use taskmint_id::{P256PublicKey, SpiffeId, jws::UnverifiedToken};
-
+use taskmint_testkit::pem;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::revocation_list::CertificateRevocationList;
 
-use crate::fixed::{Fixed, envelope, fixed, pem};
+use crate::fixed::{Fixed, fixed};
 use crate::lint::{lint_ca, lint_leaf, lint_log_key, parse};
 
 const DOCUMENT: &str = include_str!("../../../../tests/vectors/svid.json");
@@ -66,7 +66,7 @@ fn the_crl_differs_from_the_vector_in_nothing_but_its_signature() {
     };
     assert_eq!(tbs(&kept), tbs(&vectors.made.crl));
     let file = include_str!("../../../../tests/vectors/svid-crl.pem");
-    assert_eq!(envelope("X509 CRL", &kept), file);
+    assert_eq!(pem("X509 CRL", &kept), file);
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn the_files_for_openssl_hold_the_same_certificates() {
         ),
     ];
     for (name, file) in files {
-        assert_eq!(pem(&vectors.der(name)), file, "{name}");
+        assert_eq!(pem("CERTIFICATE", &vectors.der(name)), file, "{name}");
     }
     assert_eq!(
         vectors.der("leaf"),

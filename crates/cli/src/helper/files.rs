@@ -100,7 +100,7 @@ impl Files {
 
     /// Writes everything anew and switches to it; false if it is as it was.
     pub(super) fn write(&self, svid: &X509Svid, fetched: &X509Context) -> io::Result<bool> {
-        let contents = contents(svid, fetched);
+        let contents = contents(svid, fetched)?;
         if contents.iter().all(|(name, text)| self.is_as(name, text)) {
             return Ok(false);
         }
@@ -193,19 +193,19 @@ impl Files {
 
 type Contents = [(&'static str, Option<Zeroizing<String>>); 4];
 
-fn contents(svid: &X509Svid, fetched: &X509Context) -> Contents {
-    let crls: String = fetched
+fn contents(svid: &X509Svid, fetched: &X509Context) -> io::Result<Contents> {
+    let crls: io::Result<String> = fetched
         .crls
         .iter()
         .map(|der| pem("X509 CRL", der))
         .collect();
     let text = |text: String| (!text.is_empty()).then(|| Zeroizing::new(text));
-    [
-        ("key.pem", text(pem("PRIVATE KEY", &svid.key))),
-        ("svid.pem", text(pem::chain(svid))),
-        ("bundle.pem", text(pem::authorities(svid, fetched))),
-        ("crl.pem", text(crls)),
-    ]
+    Ok([
+        ("key.pem", text(pem("PRIVATE KEY", &svid.key)?)),
+        ("svid.pem", text(pem::chain(svid)?)),
+        ("bundle.pem", text(pem::authorities(svid, fetched)?)),
+        ("crl.pem", text(crls?)),
+    ])
 }
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ fn record(svid: &X509Svid) -> Result<Record, Failure> {
 fn write_all(folder: &Path, fetched: &X509Context) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
     for (index, svid) in fetched.svids.iter().enumerate() {
-        let key = Zeroizing::new(pem("PRIVATE KEY", &svid.key));
+        let key = Zeroizing::new(pem("PRIVATE KEY", &svid.key)?);
         write_file(
             &folder.join(format!("svid.{index}.key")),
             key.as_bytes(),
@@ -80,12 +80,12 @@ fn write_all(folder: &Path, fetched: &X509Context) -> std::io::Result<()> {
         )?;
         write_file(
             &folder.join(format!("svid.{index}.pem")),
-            pem::chain(svid).as_bytes(),
+            pem::chain(svid)?.as_bytes(),
             0o644,
         )?;
         write_file(
             &folder.join(format!("bundle.{index}.pem")),
-            pem::authorities(svid, fetched).as_bytes(),
+            pem::authorities(svid, fetched)?.as_bytes(),
             0o644,
         )?;
     }

@@ -3,19 +3,17 @@
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
+use pem_rfc7468::LineEnding;
 use taskmint_client::{X509Context, X509Svid};
-use zeroize::Zeroizing;
 
 /// An SVID's certificates, leaf first.
-pub(crate) fn chain(svid: &X509Svid) -> String {
+pub(crate) fn chain(svid: &X509Svid) -> io::Result<String> {
     let chain = svid.chain.iter();
     chain.map(|der| pem("CERTIFICATE", der)).collect()
 }
 
 /// The authorities of its trust domain.
-pub(crate) fn authorities(svid: &X509Svid, fetched: &X509Context) -> String {
+pub(crate) fn authorities(svid: &X509Svid, fetched: &X509Context) -> io::Result<String> {
     let bundle = fetched.bundles.get(svid.spiffe_id.trust_domain());
     let authorities = bundle
         .map(|bundle| bundle.x509_authorities())
@@ -26,20 +24,9 @@ pub(crate) fn authorities(svid: &X509Svid, fetched: &X509Context) -> String {
         .collect()
 }
 
-/// PEM, in lines of 64.
-pub(crate) fn pem(label: &str, der: &[u8]) -> String {
-    let encoded = Zeroizing::new(BASE64_STANDARD.encode(der));
-    // Made whole at first, so that no copy of a key is left behind when it grows.
-    let mut text = String::with_capacity(encoded.len() + encoded.len() / 64 + 80);
-    text.push_str(&format!("-----BEGIN {label}-----\n"));
-    for (index, character) in encoded.chars().enumerate() {
-        if index > 0 && index % 64 == 0 {
-            text.push('\n');
-        }
-        text.push(character);
-    }
-    text.push_str(&format!("\n-----END {label}-----\n"));
-    text
+/// PEM, in lines of 64. Made whole at first, so that no copy of a key is left behind.
+pub(crate) fn pem(label: &str, der: &[u8]) -> io::Result<String> {
+    pem_rfc7468::encode_string(label, LineEnding::LF, der).map_err(io::Error::other)
 }
 
 /// Removes what an earlier attempt may have left.
@@ -60,10 +47,10 @@ mod tests {
         use rustls_pki_types::pem::PemObject as _;
         for len in [1, 47, 48, 49, 300] {
             let der = vec![7; len];
-            let text = pem("CERTIFICATE", &der);
+            let text = pem("CERTIFICATE", &der).unwrap();
+            assert_eq!(text, taskmint_testkit::pem("CERTIFICATE", &der));
             let read = CertificateDer::from_pem_slice(text.as_bytes()).unwrap();
             assert_eq!(read.as_ref(), der);
-            assert!(text.lines().all(|line| line.len() <= 64), "{text}");
         }
     }
 }

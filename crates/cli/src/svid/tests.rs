@@ -2,14 +2,12 @@
 
 use std::path::Path;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 use taskmint_id::{Bundle, SpiffeId, TrustDomain, X509Authority};
 use taskmint_model::{Clock as _, SystemClock};
 use taskmint_status::extension::TASK_BINDING_OID;
 use taskmint_status::{Generation, LogId, Serial, Slot, TaskBinding};
-use taskmint_testkit::{LeafSpec, SeededEntropy, TestCa};
+use taskmint_testkit::{LeafSpec, SeededEntropy, TestCa, pem};
 
 use super::*;
 use crate::context::Global;
@@ -44,7 +42,10 @@ impl World {
         change(&mut spec);
         self.file(
             "svid.pem",
-            pem(&self.ca.issue(&spec, &self.entropy).certificate),
+            pem(
+                "CERTIFICATE",
+                &self.ca.issue(&spec, &self.entropy).certificate,
+            ),
         )
     }
 
@@ -69,11 +70,6 @@ impl World {
 
 fn id() -> SpiffeId {
     SpiffeId::parse("spiffe://example.org/agent/a").unwrap()
-}
-
-fn pem(der: &[u8]) -> String {
-    let encoded = BASE64_STANDARD.encode(der);
-    format!("-----BEGIN CERTIFICATE-----\n{encoded}\n-----END CERTIFICATE-----\n")
 }
 
 fn binding() -> (TaskBinding, Serial) {
@@ -151,7 +147,7 @@ fn a_good_certificate_is_verified_with_its_task() {
 #[test]
 fn a_bundle_may_be_pem() {
     let world = World::new(2);
-    let bundle = world.file("bundle.pem", pem(world.ca.certificate()));
+    let bundle = world.file("bundle.pem", pem("CERTIFICATE", world.ca.certificate()));
     assert!(verify(against(world.svid(|_| ()), &bundle)).is_ok());
     let elsewhere = verify::Verify {
         trust_domain: Some("example.com".to_owned()),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
-use taskmint_client::Endpoint;
+use taskmint_client::{Endpoint, in_words};
 use taskmint_id::bundle::BundleError;
 use taskmint_id::{Bundle, BundleSet, SpiffeId, TrustDomain, X509Authority};
 use taskmint_model::{SystemEntropy, Timestamp};
@@ -111,7 +111,7 @@ impl Verify {
                 })
                 .map_err(|error| Broken {
                     reason: error.reason(),
-                    message: words(&error),
+                    message: in_words(&error),
                 }),
             Svid::Jwt(token) => {
                 let leeway = self.leeway.unwrap_or_default();
@@ -123,7 +123,7 @@ impl Verify {
                     })
                     .map_err(|error| Broken {
                         reason: error.reason(),
-                        message: words(&error),
+                        message: in_words(&error),
                     })
             }
         }
@@ -205,17 +205,6 @@ async fn status(
         reason: refused.reason,
         message: refused.message,
     }))
-}
-
-/// An error and its causes.
-fn words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(&format!(": {cause}"));
-        next = cause.source();
-    }
-    text
 }
 
 /// A rule, and the reasons that say it was broken.

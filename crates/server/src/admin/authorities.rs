@@ -4,10 +4,10 @@ use taskmint_config::Verb;
 use taskmint_issuer::{AuthorityView, Refused};
 use taskmint_store::{AuthorityRecord, KeyUse};
 use taskmint_wire::{BadField, admin, field};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::{AdminService, convert};
-use crate::refusal::status;
+use crate::refusal::{deny, status};
 
 impl AdminService {
     pub(super) async fn get_bundle(
@@ -19,7 +19,9 @@ impl AdminService {
         let bundle = self.issuer.bundle().borrow().clone();
         let data = match request.get_ref().format.as_str() {
             "" | "spiffe" => bundle.to_json().into_bytes(),
-            "pem" => crate::identity::pem(&bundle).into_bytes(),
+            "pem" => crate::identity::pem(&bundle)
+                .map_err(|error| deny(Code::Internal, "FAULT", error.to_string()))?
+                .into_bytes(),
             other => {
                 let why = format!("`{other}` is not known: expected spiffe or pem");
                 return Err(BadField::new("format", why).into());
