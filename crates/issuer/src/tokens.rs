@@ -41,7 +41,10 @@ impl Issuer {
         let name = node.unwrap_or_else(|| hex::encode(self.entropy.array::<8>()));
         let id = SpiffeId::node(&self.settings.trust_domain, "join_token", &name)
             .map_err(|e| bad(e.to_string()))?;
-        let secret = hex::encode(self.entropy.array::<32>());
+        // On the heap, which is overwritten as it is freed; stacks are not.
+        let mut octets = vec![0; 32];
+        self.entropy.fill(&mut octets);
+        let secret = hex::encode(octets);
         let token = JoinToken {
             hash: Sha256::digest(secret.as_bytes()).into(),
             node: name,

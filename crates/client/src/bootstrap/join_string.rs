@@ -28,6 +28,9 @@ const CHECKSUM: usize = 4;
 const MAX_TOKEN: usize = 512;
 const MAX_TEXT: usize = 2048;
 
+/// More of the stack than reading or writing a join string takes.
+const STACK: usize = 16 << 10;
+
 /// Where to join, what to trust there, and the token that lets in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JoinString {
@@ -132,6 +135,10 @@ impl JoinString {
     /// # Errors
     /// [`JoinStringError::Address`] if the address was changed to something impossible.
     pub fn to_text(&self) -> Result<Zeroizing<String>, JoinStringError> {
+        overwriting(|| self.write())
+    }
+
+    fn write(&self) -> Result<Zeroizing<String>, JoinStringError> {
         let length = u8::try_from(self.address.len()).map_err(|_| JoinStringError::Address)?;
         let prefix = format!("{NAME}{VERSION}:{}:", self.trust_domain);
         let token = self
@@ -158,26 +165,48 @@ impl FromStr for JoinString {
     type Err = JoinStringError;
 
     fn from_str(text: &str) -> Result<Self, JoinStringError> {
-        // Beyond that it is something else, and not worth a copy.
-        if text.len() > 2 * MAX_TEXT {
-            return Err(JoinStringError::NotOne);
-        }
-        let mut compact = Zeroizing::new(String::with_capacity(text.len()));
-        compact.extend(text.chars().filter(|c| !c.is_ascii_whitespace()));
-        let rest = compact.strip_prefix(NAME).ok_or(JoinStringError::NotOne)?;
-        let (version, rest) = rest.split_once(':').ok_or(JoinStringError::NotOne)?;
-        if version != "1" {
-            return Err(JoinStringError::Version);
-        }
-        let (name, encoded) = rest.split_once(':').ok_or(JoinStringError::Damaged)?;
-        let trust_domain = TrustDomain::parse(name).map_err(|_| JoinStringError::TrustDomain)?;
-        let mut decoded = BASE64_URL_SAFE_NO_PAD
-            .decode(encoded)
-            .map_err(|_| JoinStringError::Damaged)?;
-        let read = read_body(&format!("{NAME}1:{name}:"), &decoded, trust_domain);
-        decoded.zeroize();
-        read
+        overwriting(|| read(text))
     }
+}
+
+fn read(text: &str) -> Result<JoinString, JoinStringError> {
+    // Beyond that it is something else, and not worth a copy.
+    if text.len() > 2 * MAX_TEXT {
+        return Err(JoinStringError::NotOne);
+    }
+    let mut compact = Zeroizing::new(String::with_capacity(text.len()));
+    compact.extend(text.chars().filter(|c| !c.is_ascii_whitespace()));
+    let rest = compact.strip_prefix(NAME).ok_or(JoinStringError::NotOne)?;
+    let (version, rest) = rest.split_once(':').ok_or(JoinStringError::NotOne)?;
+    if version != "1" {
+        return Err(JoinStringError::Version);
+    }
+    let (name, encoded) = rest.split_once(':').ok_or(JoinStringError::Damaged)?;
+    let trust_domain = TrustDomain::parse(name).map_err(|_| JoinStringError::TrustDomain)?;
+    let mut decoded = BASE64_URL_SAFE_NO_PAD
+        .decode(encoded)
+        .map_err(|_| JoinStringError::Damaged)?;
+    let read = read_body(&format!("{NAME}1:{name}:"), &decoded, trust_domain);
+    decoded.zeroize();
+    read
+}
+
+/// Runs what handles a token, and then overwrites what that has left on the stack: hashers and
+/// encoders keep octets of their own there, for as long as nothing else comes to lie in their place.
+fn overwriting<T>(work: impl FnOnce() -> T) -> T {
+    #[inline(never)]
+    fn below<T>(work: impl FnOnce() -> T) -> T {
+        work()
+    }
+    #[inline(never)]
+    fn overwrite() {
+        let mut stack = [0_u8; STACK];
+        stack.zeroize();
+        std::hint::black_box(&stack);
+    }
+    let done = below(work);
+    overwrite();
+    done
 }
 
 fn read_body(
