@@ -134,7 +134,7 @@ impl Issuer {
     }
 
     /// The next live tasks that a node holds, in order of their ids; none when there are no more.
-    async fn held_after(
+    pub(crate) async fn held_after(
         &self,
         node: &SpiffeId,
         after: Option<TaskId>,

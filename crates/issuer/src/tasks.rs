@@ -231,10 +231,9 @@ impl Issuer {
         let mut ended = 0;
         loop {
             let page = self.store.tasks(&query).await?;
-            let tasks: Vec<_> = page.items.iter().map(|task| task.id).collect();
             // One that a cascade ends meanwhile counts too.
-            ended += tasks.len() as u64;
-            self.end_each(by, tasks, cause, "").await?;
+            ended += page.items.len() as u64;
+            self.end_each(by, page.items, cause).await?;
             match page.next {
                 Some(next) => query.after = Some(next),
                 None => return Ok(ended),
@@ -260,12 +259,12 @@ impl Issuer {
             match self.store.task(id).await? {
                 // It was changed by a request that was given up before it could say so.
                 Some(task) if task.is_ended() || task.times.deadline > now => self.live.note(&task),
-                Some(_) => over.push(id),
+                Some(task) => over.push(task),
                 // Its bucket was swept.
                 None => self.live.forget(id),
             }
         }
-        self.end_each(&Principal::Issuer, over, Cause::EXPIRED, "")
+        self.end_each(&Principal::Issuer, over, Cause::EXPIRED)
             .await?;
         Ok(count)
     }

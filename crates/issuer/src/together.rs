@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::future::Future;
 
 use futures::StreamExt as _;
-use taskmint_model::TaskId;
+use taskmint_id::SpiffeId;
+use taskmint_model::{Task, TaskId};
 
 use crate::refused::Refused;
 use crate::{Cause, Issuer, Principal};
@@ -15,23 +16,21 @@ const AT_ONCE: usize = 256;
 impl Issuer {
     /// Does something to each of these tasks, and to the others where one fails. Those of one tree
     /// have their turns one after the other: an end writes its parent, and two at once would stand in
-    /// each other's way. One that is gone meanwhile is passed over.
+    /// each other's way.
     ///
     /// # Errors
     /// The first that there was, once all had their turn.
     pub(crate) async fn each_of<F>(
         &self,
-        tasks: Vec<TaskId>,
+        tasks: impl IntoIterator<Item = Task>,
         act: impl Fn(TaskId) -> F,
     ) -> Result<(), Refused>
     where
         F: Future<Output = Result<(), Refused>>,
     {
         let mut trees: BTreeMap<TaskId, Vec<TaskId>> = BTreeMap::new();
-        for id in tasks {
-            if let Some(task) = self.store.task(id).await? {
-                trees.entry(task.root).or_default().push(id);
-            }
+        for task in tasks {
+            trees.entry(task.root).or_default().push(task.id);
         }
         let act = &act;
         let tree = |ids: Vec<TaskId>| async move {
@@ -54,6 +53,31 @@ impl Issuer {
             .await
     }
 
+    /// [`Self::each_of`] the live tasks that a node holds, its own not among them. One that is gone
+    /// meanwhile is passed over.
+    ///
+    /// # Errors
+    /// As [`Self::each_of`], and when they can't be read.
+    pub(crate) async fn each_held<F>(
+        &self,
+        node: &SpiffeId,
+        act: impl Fn(TaskId) -> F,
+    ) -> Result<(), Refused>
+    where
+        F: Future<Output = Result<(), Refused>>,
+    {
+        let (mut after, mut first) = (None, Ok(()));
+        while let Some(page) = self.held_after(node, after).await? {
+            after = page.last().copied();
+            let mut tasks = Vec::with_capacity(page.len());
+            for id in page {
+                tasks.extend(self.store.task(id).await?);
+            }
+            first = first.and(self.each_of(tasks, &act).await);
+        }
+        first
+    }
+
     /// Ends each of these tasks, and what is below them.
     ///
     /// # Errors
@@ -61,11 +85,10 @@ impl Issuer {
     pub(crate) async fn end_each(
         &self,
         by: &Principal,
-        tasks: Vec<TaskId>,
+        tasks: impl IntoIterator<Item = Task>,
         cause: Cause,
-        reason: &str,
     ) -> Result<(), Refused> {
-        let end = async |id| self.end(by, id, cause, reason).await.map(drop);
+        let end = async |id| self.end(by, id, cause, "").await.map(drop);
         self.each_of(tasks, end).await
     }
 }

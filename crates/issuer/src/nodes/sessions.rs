@@ -107,13 +107,10 @@ impl Issuer {
     }
 
     async fn end_lost(&self, node: &SpiffeId) -> Result<(), Refused> {
-        let (mut after, mut ended) = (None, Ok(()));
-        while let Some(page) = self.held_after(node, after).await? {
-            after = page.last().copied();
-            let by = &Principal::Issuer;
-            let one = self.end_each(by, page, Cause::NODE_LOST, "lease lapsed");
-            ended = ended.and(one.await);
-        }
-        ended
+        let end = async |id| {
+            let ended = self.end(&Principal::Issuer, id, Cause::NODE_LOST, "lease lapsed");
+            ended.await.map(drop)
+        };
+        self.each_held(node, end).await
     }
 }

@@ -100,17 +100,12 @@ impl Issuer {
             "node.suspend",
         )
         .await?;
-        let (mut after, mut suspended) = (None, Ok(()));
-        while let Some(page) = self.held_after(&node.id, after).await? {
-            after = page.last().copied();
-            let suspend = async |id| match self.suspend(&Principal::Issuer, id, why, None).await {
-                // Meanwhile.
-                Err(refused) if refused.reason == "ALREADY_ENDED" => Ok(()),
-                other => other.map(drop),
-            };
-            suspended = suspended.and(self.each_of(page, suspend).await);
-        }
-        suspended
+        let suspend = async |id| match self.suspend(&Principal::Issuer, id, why, None).await {
+            // Meanwhile.
+            Err(refused) if refused.reason == "ALREADY_ENDED" => Ok(()),
+            other => other.map(drop),
+        };
+        self.each_held(&node.id, suspend).await
     }
 
     /// P11: a node that attested anew is the honest one; what was suspended because its state was
