@@ -132,11 +132,8 @@ where
 
     /// Whether nobody on it could be sent anything now. What makes room wakes it.
     fn is_full(&self) -> bool {
-        let blocked = self.pulse.is_blocked();
-        self.streams
-            .iter()
-            .all(|stream| blocked || stream.is_full())
-            && !self.streams.is_empty()
+        !self.streams.is_empty()
+            && (self.pulse.is_blocked() || self.streams.iter().all(Stream::is_full))
     }
 
     /// Streams first: what they send is then encrypted and written right away.

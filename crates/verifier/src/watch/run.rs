@@ -1,10 +1,9 @@
 //! The task behind a watch: connects, feeds the watcher, publishes, acknowledges, connects again.
 
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use taskmint_client::{Backoff, CallError, ConnectError, Endpoint, Revocation, connect};
+use taskmint_client::{Backoff, CallError, ConnectError, Endpoint, Revocation, connect, in_words};
 use taskmint_id::TrustDomain;
 use taskmint_model::Entropy;
 use taskmint_status::{BootTime, Config, Fault, Frame, Now, Watcher, Wish};
@@ -217,19 +216,6 @@ impl Connection<'_> {
             self.outbox.acknowledge(position);
         }
     }
-}
-
-fn in_words(error: &Over) -> String {
-    let mut words = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let text = source.to_string();
-        if !words.contains(&text) {
-            words = format!("{words}: {text}");
-        }
-        next = source.source();
-    }
-    words
 }
 
 /// Waits between attempts.
