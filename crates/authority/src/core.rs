@@ -5,27 +5,28 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use taskmint_id::P256PublicKey;
+use taskmint_id::jws::MAX_AUDIENCES;
+use taskmint_mint::credential::{Sign as _, TokenHeader};
 use taskmint_mint::journal::{What, token_name};
 use taskmint_mint::{
-    CheckpointRequest, CrlNumber, Facts, Grant, HeadRequest, JwtRequest, KeyAlgorithm, KeyKind,
-    LogKeyRequest, LogStart, Policy, Prepared, PublicKey, Refusal, Request, Sealed, Signed,
-    SignerTail, X509Request,
+    CheckpointRequest, CrlNumber, Facts, Grant, HeadRequest, JwtRequest, KeyKind, LogKeyRequest,
+    LogStart, Policy, Prepared, Refusal, Request, Sealed, Signed, SignerTail, X509Request,
 };
 use taskmint_model::{AuthorityId, Clock, Entropy, Timestamp, is_dns_name};
-use taskmint_status::{Generation, LogId, Place, Serial, TaskBinding};
+use taskmint_status::{Generation, LogId, Place};
 
-use crate::certificate::Leaf;
 use crate::chain::{Chain, padded};
 use crate::grant;
 use crate::keyring::{Key, Keyring};
 use crate::log::LogState;
 use crate::policy::{Check as _, check_cap};
 use crate::sealing::SealingKey;
-use crate::token::check_audiences;
 
 /// The most DNS names in a certificate.
 const MAX_DNS_NAMES: usize = 64;
+
+/// The longest audience, in bytes.
+const MAX_AUDIENCE: usize = 512;
 
 /// The authority: all keys, and the rules by which they sign.
 ///
@@ -143,15 +144,19 @@ impl Core {
         self.change(|old| old.without(id))
     }
 
-    /// Certifies the log's key by a CA.
+    /// Certifies the log's key by the active CA (P15).
     ///
     /// # Errors
-    /// When either is unknown, or of another kind.
+    /// When the key is unknown or of another kind, or the CA is not the active one.
     pub fn certify_log_key(&self, request: LogKeyRequest) -> Result<Vec<u8>, Refusal> {
         let ring = self.keys.load();
-        let (Key::Log(key), Key::Ca(ca)) = (ring.get(request.key)?, ring.get(request.by)?) else {
+        let Key::Log(key) = ring.get(request.key)? else {
             return Err(Refusal::Authority(request.key));
         };
+        let ca = ring.ca()?;
+        if request.by != ca.id {
+            return Err(Refusal::Authority(request.by));
+        }
         let from = self.backdated(self.clock.now());
         self.certify(key.signer.public(), ca, (from, key.to))
     }
@@ -196,7 +201,7 @@ impl Core {
         let cap = self.policy.caps.x509(facts.class);
         self.policy.check_lifetime(validity, cap, facts, now)?;
         check_dns_names(&request.dns_names)?;
-        let key = point(&request.key)?;
+        let key = request.key.point().ok_or(Refusal::Key)?;
         let ca = ring.ca()?;
         if request.not_after > ca.to {
             return Err(Refusal::PastLimit {
@@ -204,23 +209,9 @@ impl Core {
                 limit: ca.to,
             });
         }
-        let slot = facts.place.slot();
-        let serial = Serial {
-            generation,
-            slot,
-            random: request.serial_random,
-        }
-        .encode();
-        let binding = binding(facts);
+        let serial = request.serial(generation);
         let tail = self.chain.add(What::Certificate, &serial);
-        let bytes = ca.signer.leaf(&Leaf {
-            spiffe_id: facts.spiffe_id.as_str(),
-            dns_names: &request.dns_names,
-            key,
-            serial,
-            binding,
-            validity,
-        })?;
+        let bytes = ca.name.leaf(&ca.signer, request, &key, &serial)?;
         Ok(Signed {
             bytes,
             signature: Vec::new(),
@@ -240,11 +231,11 @@ impl Core {
             self.policy.check_status_uri(uri, facts.place)?;
         }
         let key = ring.jwt()?;
-        let input = key.signer.input(request, &binding(facts))?;
+        let input = key.header.input(request)?;
         let tail = self
             .chain
             .add(What::Token, &token_name(&request.jti, facts.place.bucket()));
-        let bytes = key.signer.sign(input)?;
+        let bytes = TokenHeader::signed(input, &key.signer)?;
         Ok(Signed {
             bytes,
             signature: Vec::new(),
@@ -272,11 +263,9 @@ impl Core {
         let mut log = self.log.lock();
         let state = log.as_ref().ok_or(Refusal::OtherLog(request.log))?;
         let next = state.advanced(request)?;
-        let tail = self
-            .chain
-            .add(What::Head, &padded(&next.sequence().to_be_bytes()));
+        let tail = self.chain.add(What::Head, &next.head_name());
         let bytes = next.head(request, self.policy.max_limit, &tail)?;
-        let signature = key.signer.sign(&bytes)?.as_ref().to_vec();
+        let signature = key.signer.sign(&bytes)?;
         *log = Some(next);
         Ok(Signed {
             bytes,
@@ -302,7 +291,7 @@ impl Core {
             .chain
             .add(What::Checkpoint, &padded(&state.sequence().to_be_bytes()));
         let bytes = state.checkpoint(request, &tail)?;
-        let signature = key.signer.sign(&bytes)?.as_ref().to_vec();
+        let signature = key.signer.sign(&bytes)?;
         Ok(Signed {
             bytes,
             signature,
@@ -354,24 +343,23 @@ impl Core {
     }
 }
 
-fn binding(facts: &Facts) -> TaskBinding {
-    TaskBinding {
-        place: facts.place,
-        task: facts.task.octets(),
-        root: facts.root.octets(),
-    }
-}
-
-fn point(key: &PublicKey) -> Result<P256PublicKey, Refusal> {
-    match key.algorithm {
-        KeyAlgorithm::EcP256 => P256PublicKey::from_spki_der(&key.spki).map_err(|_| Refusal::Key),
-    }
-}
-
 fn check_dns_names(names: &[String]) -> Result<(), Refusal> {
     let bad = names.iter().find(|name| !is_dns_name(name));
     match bad.or(names.get(MAX_DNS_NAMES)) {
         Some(name) => Err(Refusal::DnsName(name.chars().take(80).collect())),
         None => Ok(()),
     }
+}
+
+/// At least one audience, each a bounded text without control characters.
+fn check_audiences(audiences: &[String]) -> Result<(), Refusal> {
+    let good = |audience: &String| {
+        !audience.is_empty()
+            && audience.len() <= MAX_AUDIENCE
+            && !audience.chars().any(char::is_control)
+    };
+    if audiences.is_empty() || audiences.len() > MAX_AUDIENCES || !audiences.iter().all(good) {
+        return Err(Refusal::Audience);
+    }
+    Ok(())
 }

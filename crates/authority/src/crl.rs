@@ -4,18 +4,15 @@
 //! leave an end out of the log. It can't list what is no serial of a task, set the number back, or
 //! make a list that outlives its welcome.
 
-use rcgen::{
-    CertificateRevocationListParams, KeyIdMethod, RevocationReason, RevokedCertParams, SerialNumber,
-};
+use taskmint_mint::credential::{CrlContent, Sign as _};
 use taskmint_mint::journal::What;
-use taskmint_mint::{CrlNumber, CrlReason, CrlRequest, Refusal, Revoked, Signed};
+use taskmint_mint::{CrlNumber, CrlRequest, Refusal, Revoked, Signed};
 use taskmint_model::Timestamp;
 use taskmint_status::{Generation, Serial};
 
-use crate::certificate::{key_id, second};
 use crate::chain::padded;
 use crate::core::Core;
-use crate::keyring::{CaKey, Key, Keyring};
+use crate::keyring::{Key, Keyring};
 use crate::policy::Check as _;
 
 /// The most entries of a list: some 45 MB of them.
@@ -41,12 +38,12 @@ impl Core {
                 limit,
             });
         }
-        let params = params(ca, request)?;
+        let content = CrlContent::new(ca.signer.public(), request)?;
         let mut numbers = self.crl_numbers.lock();
         let generation = self.check_number(request.number, numbers.get(&ca.id))?;
         self.check_revoked(&request.revoked, generation, now)?;
-        let tail = self.chain.add(What::Crl, &padded(&octets(request.number)));
-        let bytes = ca.signer.crl(&params)?;
+        let tail = self.chain.add(What::Crl, &padded(&request.number.octets()));
+        let bytes = content.signed(&ca.name, &ca.signer)?;
         numbers.insert(ca.id, request.number);
         Ok(Signed {
             bytes,
@@ -97,47 +94,4 @@ impl Core {
         }
         Ok(())
     }
-}
-
-fn params(ca: &CaKey, request: &CrlRequest) -> Result<CertificateRevocationListParams, Refusal> {
-    let revoked = request.revoked.iter().map(|entry| {
-        Ok(RevokedCertParams {
-            serial_number: SerialNumber::from_slice(&entry.serial),
-            revocation_time: second(entry.at)?,
-            reason_code: Some(reason(entry.reason)),
-            invalidity_date: None,
-        })
-    });
-    Ok(CertificateRevocationListParams {
-        this_update: second(request.this_update)?,
-        next_update: second(request.next_update)?,
-        crl_number: SerialNumber::from_slice(&octets(request.number)),
-        // openssl refuses such a point unless the certificate names the same one, tried.
-        issuing_distribution_point: None,
-        revoked_certs: revoked.collect::<Result<_, Refusal>>()?,
-        key_identifier_method: KeyIdMethod::PreSpecified(key_id(ca.signer.public()).to_vec()),
-    })
-}
-
-fn reason(reason: CrlReason) -> RevocationReason {
-    match reason {
-        CrlReason::CessationOfOperation => RevocationReason::CessationOfOperation,
-        CrlReason::Superseded => RevocationReason::Superseded,
-        CrlReason::PrivilegeWithdrawn => RevocationReason::PrivilegeWithdrawn,
-        CrlReason::CertificateHold => RevocationReason::CertificateHold,
-    }
-}
-
-/// Thirteen octets; the generation is never zero, so they are a positive INTEGER of one length
-/// up to generation 127 and of one more from there on.
-fn octets(number: CrlNumber) -> [u8; 13] {
-    let mut octets = [0; 13];
-    let parts = std::iter::once(number.generation)
-        .chain(number.epoch.to_be_bytes())
-        .chain(number.count.to_be_bytes());
-    octets
-        .iter_mut()
-        .zip(parts)
-        .for_each(|(to, from)| *to = from);
-    octets
 }

@@ -6,25 +6,26 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use taskmint_mint::credential::{CaName, TokenHeader};
 use taskmint_mint::{KeyKind, Refusal};
 use taskmint_model::{AuthorityId, Timestamp};
 
-use crate::certificate::CaSigner;
 use crate::grant::GrantKey;
 use crate::signer::Signer;
-use crate::token::JwtSigner;
 
 /// A CA.
 pub(crate) struct CaKey {
     pub(crate) id: AuthorityId,
-    pub(crate) signer: CaSigner,
+    pub(crate) name: CaName,
+    pub(crate) signer: Signer,
     pub(crate) to: Timestamp,
 }
 
 /// A JWT key.
 pub(crate) struct JwtKey {
     pub(crate) id: AuthorityId,
-    pub(crate) signer: JwtSigner,
+    pub(crate) header: TokenHeader,
+    pub(crate) signer: Signer,
 }
 
 /// The log's key.

@@ -12,7 +12,6 @@
 //! Keys, and the stacks that make, open and use them, are in memory that no dump and no other process
 //! can read (`taskmint-secret`).
 
-mod certificate;
 mod chain;
 mod core;
 mod crl;
@@ -27,7 +26,6 @@ mod sealing;
 mod secret;
 mod signer;
 mod status_list;
-mod token;
 
 pub use self::core::Core;
 pub use in_process::InProcess;

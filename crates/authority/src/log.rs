@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use taskmint_mint::journal::head_name;
 use taskmint_mint::{CheckpointRequest, HeadRequest, LogStart, Refusal, SignerTail};
 use taskmint_model::Timestamp;
 use taskmint_status::clock::Millis;
@@ -179,6 +180,11 @@ impl LogState {
             return Err(Refusal::LogValue("time".into()));
         }
         Ok(())
+    }
+
+    /// What a head at this position is called in the journal.
+    pub(crate) fn head_name(&self) -> [u8; 20] {
+        head_name(&self.log.0, self.sequence, &self.hash.0)
     }
 
     pub(crate) fn sequence(&self) -> u64 {

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use taskmint_id::P256PublicKey;
+use taskmint_mint::credential::{
+    CaName, Sign as _, TokenHeader, Validity, ca_serial, key_id, log_key_serial,
+};
 use taskmint_mint::journal::What;
 use taskmint_mint::{KeyKind, Prepared, Refusal, Sealed};
 use taskmint_model::{AuthorityId, Timestamp};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::certificate::{CaSigner, Validity, ca_serial, key_id, log_key_serial};
 use crate::chain::padded;
 use crate::core::Core;
 use crate::grant::GrantKey;
@@ -17,7 +19,6 @@ use crate::keyring::{CaKey, JwtKey, Key, Keyring, LogKey};
 use crate::sealing::{Content, Label};
 use crate::secret::Secret;
 use crate::signer::{Form, Signer, new_secret};
-use crate::token::JwtSigner;
 
 impl Core {
     /// A new key with what the caller keeps of it.
@@ -81,14 +82,13 @@ impl Core {
         self.check_ttl(validity)?;
         let serial = log_key_serial(self.entropy.array());
         self.chain.add(What::Certificate, &padded(&serial));
-        ca.signer.log_key(key, &serial, validity)
+        ca.name.log_key(&ca.signer, key, &serial, validity)
     }
 
     fn anchor(&self, ca: &CaKey, validity: Validity) -> Result<Vec<u8>, Refusal> {
         let serial = ca_serial(ca.id);
         self.chain.add(What::Certificate, &padded(&serial));
-        ca.signer
-            .anchor(&self.policy.trust_domain, &serial, validity)
+        ca.name.anchor(&ca.signer, &serial, validity)
     }
 
     fn validity(&self, kind: KeyKind, now: Timestamp, ring: &Keyring) -> Result<Validity, Refusal> {
@@ -119,12 +119,18 @@ impl Core {
         Ok(match kind {
             KeyKind::Ca { .. } => {
                 let signer = Signer::new(&secret, Form::Asn1)?;
-                let signer = CaSigner::new(&self.policy.trust_domain, signer)?;
-                Key::Ca(Arc::new(CaKey { id, signer, to }))
+                let name = CaName::new(&self.policy.trust_domain, signer.public())?;
+                Key::Ca(Arc::new(CaKey {
+                    id,
+                    name,
+                    signer,
+                    to,
+                }))
             }
             KeyKind::Jwt => {
-                let signer = JwtSigner::new(Signer::new(&secret, Form::Fixed)?);
-                Key::Jwt(Arc::new(JwtKey { id, signer }))
+                let signer = Signer::new(&secret, Form::Fixed)?;
+                let header = TokenHeader::new(signer.public());
+                Key::Jwt(Arc::new(JwtKey { id, header, signer }))
             }
             KeyKind::Log { .. } => {
                 let signer = Signer::new(&secret, Form::Fixed)?;
@@ -164,7 +170,7 @@ impl Key {
     fn key_id(&self) -> String {
         match self {
             Self::Ca(key) => hex::encode(key_id(key.signer.public())),
-            Self::Jwt(key) => key.signer.key_id(),
+            Self::Jwt(key) => key.signer.public().thumbprint_text(),
             Self::Log(key) => hex::encode(key_id(key.signer.public())),
             Self::Grant(key) => key.id.to_string(),
         }

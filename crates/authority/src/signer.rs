@@ -4,10 +4,11 @@ use p256::SecretKey;
 use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair,
-    EcdsaSigningAlgorithm, Signature,
+    EcdsaSigningAlgorithm,
 };
 use taskmint_id::P256PublicKey;
 use taskmint_mint::Refusal;
+use taskmint_mint::credential::Sign;
 use taskmint_model::Entropy;
 use taskmint_secret::{SecretBox, on_secret_stack};
 
@@ -27,7 +28,6 @@ pub(crate) struct Signer {
     /// ring keeps it in place, without a heap, and never wipes it: the box does.
     pair: SecretBox<EcdsaKeyPair>,
     public: P256PublicKey,
-    point: [u8; 65],
     random: SystemRandom,
 }
 
@@ -61,50 +61,33 @@ impl Signer {
             Form::Fixed => &ECDSA_P256_SHA256_FIXED_SIGNING,
         };
         let public = public_of(secret).ok_or_else(refused)?;
-        let point = public.to_sec1();
         let random = SystemRandom::new();
         let pair = SecretBox::try_make(|| {
             EcdsaKeyPair::from_private_key_and_public_key(
                 algorithm,
                 secret.expose(),
-                &point,
+                &public.to_sec1(),
                 &random,
             )
         });
         Ok(Self {
             pair: pair.map_err(|_| refused())?,
             public,
-            point,
             random,
         })
     }
+}
 
-    pub(crate) fn public(&self) -> &P256PublicKey {
+impl Sign for Signer {
+    fn public(&self) -> &P256PublicKey {
         &self.public
     }
 
-    pub(crate) fn sign(&self, message: &[u8]) -> Result<Signature, Refusal> {
-        on_secret_stack(|| self.pair.expose().sign(&self.random, message))
-            .map_err(|_| Refusal::Failed("signing: the kernel gave no randomness".to_owned()))
-    }
-}
-
-impl rcgen::PublicKeyData for Signer {
-    fn der_bytes(&self) -> &[u8] {
-        &self.point
-    }
-
-    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        &rcgen::PKCS_ECDSA_P256_SHA256
-    }
-}
-
-impl rcgen::SigningKey for Signer {
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        let signed = Self::sign(self, message);
-        signed
-            .map(|s| s.as_ref().to_vec())
-            .map_err(|_| rcgen::Error::RemoteKeyError)
+    fn sign(&self, said: &[u8]) -> Result<Vec<u8>, Refusal> {
+        let signed = on_secret_stack(|| self.pair.expose().sign(&self.random, said));
+        let signature = signed
+            .map_err(|_| Refusal::Failed("signing: the kernel gave no randomness".to_owned()))?;
+        Ok(signature.as_ref().to_vec())
     }
 }
 
@@ -119,19 +102,9 @@ mod tests {
         let secret = new_secret(&SeededEntropy::new(1)).unwrap();
         let signer = Signer::new(&secret, Form::Fixed).unwrap();
         let signature = signer.sign(b"message").unwrap();
-        assert_eq!(signature.as_ref().len(), 64);
-        assert!(
-            signer
-                .public()
-                .verify(b"message", signature.as_ref())
-                .is_ok()
-        );
-        assert!(
-            signer
-                .public()
-                .verify(b"massage", signature.as_ref())
-                .is_err()
-        );
+        assert_eq!(signature.len(), 64);
+        assert!(signer.public().verify(b"message", &signature).is_ok());
+        assert!(signer.public().verify(b"massage", &signature).is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use serde_json::json;
+use taskmint_mint::credential::{Sign as _, key_id};
 use taskmint_mint::journal::What;
 use taskmint_mint::{Refusal, Signed, StatusListRequest};
 use taskmint_model::Timestamp;
@@ -55,7 +56,7 @@ impl Core {
         }
         let header = json!({
             "alg": "ES256",
-            "kid": hex::encode(crate::certificate::key_id(key.signer.public())),
+            "kid": hex::encode(key_id(key.signer.public())),
             "typ": "statuslist+jwt",
             "x5c": [BASE64_STANDARD.encode(&request.certificate)],
         });
@@ -80,7 +81,7 @@ impl Core {
         let tail = self.chain.add(What::StatusList, &padded(&name));
         let signature = key.signer.sign(token.as_bytes())?;
         token.push('.');
-        BASE64_URL_SAFE_NO_PAD.encode_string(signature.as_ref(), &mut token);
+        BASE64_URL_SAFE_NO_PAD.encode_string(signature, &mut token);
         Ok(Signed {
             bytes: token.into_bytes(),
             signature: Vec::new(),

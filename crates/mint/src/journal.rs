@@ -20,7 +20,7 @@ pub enum What {
     Certificate,
     /// A token; named by [`token_name`].
     Token,
-    /// A head; named by its sequence number.
+    /// A head; named by [`head_name`].
     Head,
     /// A checkpoint; named by its sequence number.
     Checkpoint,
@@ -86,6 +86,22 @@ impl What {
 pub fn token_name(jti: &[u8; 16], bucket: u32) -> [u8; 20] {
     let mut name = [0; 20];
     let octets = jti.iter().copied().chain(bucket.to_be_bytes());
+    name.iter_mut()
+        .zip(octets)
+        .for_each(|(to, from)| *to = from);
+    name
+}
+
+/// Octets of a head's name that say where it stands: of which log, and at which position.
+pub const HEAD_PLACE: usize = 6 + 6;
+
+/// The name of a head: six octets of the log's id, the last six of its position, and eight of its hash.
+/// Two that begin alike and end differently are two histories of one log.
+pub fn head_name(log: &[u8; 8], sequence: u64, hash: &[u8; 32]) -> [u8; 20] {
+    let mut name = [0; 20];
+    let octets = log.iter().take(6).copied();
+    let octets = octets.chain(sequence.to_be_bytes().into_iter().skip(2));
+    let octets = octets.chain(hash.iter().take(8).copied());
     name.iter_mut()
         .zip(octets)
         .for_each(|(to, from)| *to = from);

@@ -4,8 +4,11 @@
 //! refuses what the contract forbids (P23): so a compromised caller stays inside these limits.
 //! - [`Authority`]: the port.
 //! - [`protocol`]: what a server and a signer in another process say to each other.
+//! - `credential` (feature `credential`): what credentials say.
 //! - `Remote` (feature `remote`): the port over that protocol.
 
+#[cfg(feature = "credential")]
+pub mod credential;
 pub mod journal;
 mod policy;
 mod port;

@@ -4,9 +4,9 @@
 //! waits, and goes out together in one frame as soon as an answer makes room. So a lone request
 //! never waits for others, and under load batches are as large as what is waiting.
 
+mod inspect;
 mod line;
 mod meters;
-mod sample;
 
 use std::io;
 use std::sync::Arc;
@@ -25,9 +25,9 @@ use crate::policy::Policy;
 use crate::port::{Authority, KeyKind, LogStart, Prepared, Sealed, Signed};
 use crate::protocol::{self, Answer, Call, Given, Opened, Unchecked, Wanted};
 use crate::request::{Facts, Grant, LogKeyRequest, Refusal, Request};
+use inspect::{Asked, Inspector};
 use line::Line;
 pub use meters::{MeterReadings, Meters};
-use sample::Sampler;
 
 /// How long a signer may take to say who it is, and to answer anything at all.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -79,8 +79,8 @@ pub enum LossReason {
     /// It sent what it should not have.
     #[error("it sent nonsense: {0}")]
     Nonsense(String),
-    /// What it signs does not verify (P27).
-    #[error("a signature of its own does not verify")]
+    /// What it signs is not what it was asked for, or does not verify (P27).
+    #[error("what it signs is not what was asked for, or does not verify")]
     Untrue,
     /// It refuses to serve.
     #[error(transparent)]
@@ -100,8 +100,8 @@ struct Shared {
     phase: watch::Sender<Phase>,
     signs: watch::Sender<bool>,
     meters: Arc<Meters>,
-    sampler: Sampler,
-    /// Told when a signature did not verify. Whose connection is over by then is not concerned.
+    inspector: Inspector,
+    /// Told when what was signed was not right. Whose connection is over by then is not concerned.
     doubt: Notify,
 }
 
@@ -129,7 +129,7 @@ impl Remote {
         let shared = Arc::new(Shared {
             line: Line::new(settings.max_waiting, Arc::clone(&meters)),
             meters,
-            sampler: Sampler::new(settings.verify_one_in),
+            inspector: Inspector::new(settings.policy.trust_domain.clone(), settings.verify_one_in),
             settings,
             entropy,
             phase: watch::Sender::new(Phase::Away(None)),
@@ -221,7 +221,7 @@ impl Authority for Remote {
     async fn load(&self, keys: Vec<Sealed>, start: LogStart) -> Result<(), Refusal> {
         let opened = self.empty().await?;
         self.shared.settings.suits(&opened.policy)?;
-        self.shared.sampler.learn(&keys);
+        self.shared.inspector.learn(&keys, &start);
         done(self.call(Call::Load(keys, start)).await?)?;
         // Unless it went away meanwhile.
         let loaded = self.shared.phase.send_if_modified(|phase| match phase {
@@ -262,7 +262,7 @@ impl Authority for Remote {
     ) -> Result<Prepared, Refusal> {
         match self.loaded_call(Call::Prepare(kind, id, now)).await? {
             Answer::Prepared(prepared) => {
-                self.shared.sampler.learn_public(id, &prepared.spki);
+                self.shared.inspector.learn_key(id, kind, &prepared.spki);
                 Ok(prepared)
             }
             _ => Err(unexpected()),
@@ -294,16 +294,17 @@ impl Authority for Remote {
     }
 
     async fn issue(&self, batch: Vec<Request>) -> Vec<Result<Signed, Refusal>> {
-        let asked = batch.len();
+        let asked: Vec<_> = batch.iter().map(Asked::from).collect();
         let wanted = batch.into_iter().map(Wanted::Sign).collect();
         let answers = match self.batch(wanted).await {
-            Ok(answers) if answers.len() == asked => answers,
-            Ok(_) => return (0..asked).map(|_| Err(unexpected())).collect(),
-            Err(refusal) => return (0..asked).map(|_| Err(refusal.clone())).collect(),
+            Ok(answers) if answers.len() == asked.len() => answers,
+            Ok(_) => return asked.iter().map(|_| Err(unexpected())).collect(),
+            Err(refusal) => return asked.iter().map(|_| Err(refusal.clone())).collect(),
         };
-        let signed = answers.into_iter().map(|answer| match answer? {
+        let answers = asked.iter().zip(answers);
+        let signed = answers.map(|(asked, answer)| match answer? {
             Given::Signed(signed) => {
-                let looked = self.shared.sampler.look_at(&signed);
+                let looked = self.shared.inspector.look_at(asked, &signed);
                 looked.inspect_err(|_| self.shared.doubt.notify_waiters())?;
                 Ok(*signed)
             }

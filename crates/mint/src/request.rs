@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use taskmint_id::SpiffeId;
+use taskmint_id::{P256PublicKey, SpiffeId};
 use taskmint_model::{AuthorityId, TaskId, Timestamp};
 use taskmint_status::checkpoint::BucketDigest;
-use taskmint_status::{LogId, Place, Record};
+use taskmint_status::{Generation, LogId, Place, Record, Serial, TaskBinding};
 
 /// One thing to be signed.
 #[derive(Debug, Clone)]
@@ -41,6 +41,17 @@ pub struct Facts {
     pub class: Class,
 }
 
+impl Facts {
+    /// What ties a credential to its task (P13).
+    pub fn binding(&self) -> TaskBinding {
+        TaskBinding {
+            place: self.place,
+            task: self.task.octets(),
+            root: self.root.octets(),
+        }
+    }
+}
+
 /// Proof that the authority itself saw these facts at begin: a MAC under a key that only it
 /// holds. Stored with the task and presented with every later request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +75,15 @@ pub struct PublicKey {
     pub algorithm: KeyAlgorithm,
     /// SubjectPublicKeyInfo, DER.
     pub spki: Vec<u8>,
+}
+
+impl PublicKey {
+    /// The key itself, if it is a valid one.
+    pub fn point(&self) -> Option<P256PublicKey> {
+        match self.algorithm {
+            KeyAlgorithm::EcP256 => P256PublicKey::from_spki_der(&self.spki).ok(),
+        }
+    }
 }
 
 /// Algorithm of a public key.
@@ -91,6 +111,18 @@ pub struct X509Request {
     pub not_before: Timestamp,
     /// Last second at which it counts.
     pub not_after: Timestamp,
+}
+
+impl X509Request {
+    /// The serial number, in a log of this generation (P13).
+    pub fn serial(&self, generation: Generation) -> [u8; 20] {
+        let serial = Serial {
+            generation,
+            slot: self.facts.place.slot(),
+            random: self.serial_random,
+        };
+        serial.encode()
+    }
 }
 
 /// A JWT-SVID.

@@ -109,6 +109,10 @@ fn the_log_key_is_certified_by_a_new_ca_and_expires_with_it() {
         key: desk.log.id,
         by: short.id,
     };
+    // P15: by the active one, and no other.
+    let refused = desk.core.certify_log_key(request).unwrap_err();
+    assert_eq!(refused, Refusal::Authority(short.id));
+    desk.core.activate(short.id).unwrap();
     let certificate = desk.core.certify_log_key(request).unwrap();
     lint_log_key(&certificate, &short.certificate);
     let last = parse(&certificate).validity().not_after.timestamp();
@@ -118,7 +122,6 @@ fn the_log_key_is_certified_by_a_new_ca_and_expires_with_it() {
         parse(&desk.log.certificate).raw_serial()
     );
 
-    desk.core.activate(short.id).unwrap();
     let log = desk.core.prepare(LOG, desk.id(), desk.now()).unwrap();
     assert_eq!(log.expires_at, short.expires_at);
     for request in [
@@ -129,6 +132,11 @@ fn the_log_key_is_certified_by_a_new_ca_and_expires_with_it() {
         LogKeyRequest {
             key: desk.log.id,
             by: desk.jwt.id,
+        },
+        // It was active once.
+        LogKeyRequest {
+            key: desk.log.id,
+            by: desk.ca.id,
         },
         LogKeyRequest {
             key: desk.id(),

@@ -406,7 +406,8 @@ async fn what_leaves(answer: fn() -> Made, verify_one_in: u32) -> Result<Signed,
     let remote = remote(Arc::new(Fake { answer }), verify_one_in);
     remote.load(Vec::new(), start()).await.unwrap();
     let id = AuthorityId::from_octets([5; 16]);
-    remote.prepare(KeyKind::Jwt, id, now()).await.unwrap();
+    let kind = KeyKind::Log { ttl_secs: CA_TTL };
+    remote.prepare(kind, id, now()).await.unwrap();
     one(&remote, Request::Head(head(Vec::new()))).await
 }
 
@@ -434,7 +435,8 @@ async fn a_signer_whose_signature_does_not_verify_is_replaced() {
     let remote = remote(Arc::new(Fake { answer }), 1);
     remote.load(Vec::new(), start()).await.unwrap();
     let id = AuthorityId::from_octets([5; 16]);
-    remote.prepare(KeyKind::Jwt, id, now()).await.unwrap();
+    let kind = KeyKind::Log { ttl_secs: CA_TTL };
+    remote.prepare(kind, id, now()).await.unwrap();
     one(&remote, Request::Head(head(Vec::new())))
         .await
         .unwrap_err();
