@@ -15,14 +15,42 @@ use taskmint_secret::{SecretBox, SecretBuffer};
 
 use crate::args::{Args, MakeKey};
 
-/// The sealing key that was configured; none for keys in memory alone.
+/// Where the sealing key comes from. A TPM or a KMS would be another one.
 ///
-/// # Errors
-/// Says which file, and what to do. A file that is there is never written.
-pub(crate) fn sealing_key(args: &Args) -> anyhow::Result<Option<SealingKey>> {
-    let Some(path) = &args.sealing_key else {
-        return Ok(None);
-    };
+/// It is asked once, before the fences are up: behind them no file and no socket can be opened. What
+/// it gives is in secret memory; what it needed on its way there is for it to wipe.
+pub(crate) trait SealingKeySource {
+    /// The key.
+    ///
+    /// # Errors
+    /// Says what is missing, and what to do.
+    fn sealing_key(&self) -> anyhow::Result<SealingKey>;
+}
+
+/// The source that was configured; none for keys in memory alone.
+pub(crate) fn source(args: &Args) -> Option<impl SealingKeySource> {
+    let path = args.sealing_key.as_deref()?;
+    Some(KeyFile { path, args })
+}
+
+/// A file, with a passphrase in another one if it is sealed itself.
+struct KeyFile<'a> {
+    path: &'a Path,
+    args: &'a Args,
+}
+
+impl SealingKeySource for KeyFile<'_> {
+    /// A file that is there is never written.
+    fn sealing_key(&self) -> anyhow::Result<SealingKey> {
+        let Self { path, args } = *self;
+        make_missing(path, args)?;
+        let passphrase = args.passphrase.as_deref().map(read).transpose()?;
+        open(path, &args.trust_domain, passphrase.as_ref())
+            .with_context(|| format!("the sealing key `{}` can't be used", path.display()))
+    }
+}
+
+fn make_missing(path: &Path, args: &Args) -> anyhow::Result<()> {
     // A link that leads nowhere counts as there.
     let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
     if args.make_missing_key && fs::symlink_metadata(path).as_ref().is_err_and(missing) {
@@ -32,10 +60,7 @@ pub(crate) fn sealing_key(args: &Args) -> anyhow::Result<Option<SealingKey>> {
             "made a sealing key beside the data that it seals: good for development"
         );
     }
-    let passphrase = args.passphrase.as_deref().map(read).transpose()?;
-    let key = open(path, &args.trust_domain, passphrase.as_ref())
-        .with_context(|| format!("the sealing key `{}` can't be used", path.display()))?;
-    Ok(Some(key))
+    Ok(())
 }
 
 fn open(

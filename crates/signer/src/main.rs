@@ -7,6 +7,7 @@ mod args;
 mod fence;
 mod journal;
 mod key;
+mod refusals;
 mod serve;
 
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,18 +17,27 @@ use std::sync::Arc;
 use anyhow::{Context as _, ensure};
 use args::{Args, Asked};
 use journal::Journal;
+use key::SealingKeySource as _;
+use refusals::Refusals;
 use rustix::fs::{FileType, fstat};
 use rustix::net::sockopt;
 use serve::{Desk, Workers};
 use taskmint_authority::Core;
 use taskmint_model::{Clock, SystemClock, SystemEntropy};
+use taskmint_secret::Protection;
+
+/// A wrong command line, or a variable of the environment that stands for a part of it (`EX_USAGE`).
+const EX_USAGE: u8 = 64;
 
 /// Configuration that trying again does not cure (`EX_CONFIG`).
 const EX_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
     fence::close_inherited();
-    let asked = Asked::parse();
+    let asked = match Asked::parse() {
+        Ok(asked) => asked,
+        Err(error) => return told(&error),
+    };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         // Or a reader of the log that went away would end this, too: it would be told so on the same
@@ -56,6 +66,17 @@ fn main() -> ExitCode {
     }
 }
 
+/// Says what is wrong with the command line, or the help that was asked for.
+fn told(error: &clap::Error) -> ExitCode {
+    // Nobody to tell if it can't be printed; the exit code still does.
+    drop(error.print());
+    if error.use_stderr() {
+        ExitCode::from(EX_USAGE)
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
 fn run(args: &Args) -> anyhow::Result<bool> {
     let stdin = rustix::stdio::stdin();
     let kind = FileType::from_raw_mode(fstat(stdin).context("standard input")?.st_mode);
@@ -65,7 +86,9 @@ fn run(args: &Args) -> anyhow::Result<bool> {
     );
     let journal = Journal::inherited(rustix::stdio::stdout())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let sealing = key::sealing_key(args)?;
+    let sealing = key::source(args)
+        .map(|source| source.sealing_key())
+        .transpose()?;
     let policy = args.policy();
     let core = Core::new(
         policy.clone(),
@@ -80,13 +103,14 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         clock,
         policy,
         workers: args.workers(),
+        refusals: Refusals::default(),
     });
     // Before it says how keys are kept: the threads have secret stacks.
     let workers = Workers::start(&desk)?;
+    say_how_keys_are_kept();
     tracing::info!(
         trust_domain = %args.trust_domain,
         workers = desk.workers,
-        keys = %taskmint_secret::protection(),
         "ready to sign"
     );
     let socket = stdin.try_clone_to_owned().context("standard input")?;
@@ -114,4 +138,14 @@ fn run(args: &Args) -> anyhow::Result<bool> {
     fence::raise()?;
     let stream = waiting.recv().context("the listening socket is gone")?;
     Ok(workers.serve(stream)?)
+}
+
+/// Whoever runs a kernel that refuses the best protection may not know it.
+fn say_how_keys_are_kept() {
+    let protection = taskmint_secret::protection();
+    if protection == Protection::Secret {
+        tracing::info!("{protection}");
+    } else {
+        tracing::warn!(fix = "boot with `secretmem.enable=1`", "{protection}");
+    }
 }

@@ -15,6 +15,7 @@ use taskmint_mint::{Policy, Refusal};
 use taskmint_model::Clock;
 
 use crate::journal::Journal;
+use crate::refusals::Refusals;
 
 /// What the threads share.
 pub(crate) struct Desk {
@@ -28,6 +29,8 @@ pub(crate) struct Desk {
     pub(crate) policy: Policy,
     /// Threads that sign.
     pub(crate) workers: u32,
+    /// What was refused.
+    pub(crate) refusals: Refusals,
 }
 
 /// A connection: read by one thread at a time, written by one at a time.
@@ -208,7 +211,13 @@ impl Desk {
                     "frame {number} says that it is number {id}: one was lost, or came again"
                 )),
             ),
-            Ok(Numbered { id, what }) => (id, self.answer(line, what)),
+            Ok(Numbered { id, what }) => {
+                let answer = self.answer(line, what);
+                if let Ok(answer) = &answer {
+                    self.refusals.count(answer, self.clock.now());
+                }
+                (id, answer)
+            }
             Err(error) => (number, Err(error.to_string())),
         };
         // Whatever was signed is counted, also by a frame that then failed.

@@ -10,6 +10,7 @@ mod signer {
     pub(crate) mod args;
     pub(crate) mod journal;
     pub(crate) mod key;
+    pub(crate) mod refusals;
     pub(crate) mod serve;
 }
 
@@ -21,8 +22,10 @@ use clap::Parser as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signer::args::Args;
 use signer::journal::Journal;
+use signer::key::SealingKeySource as _;
+use signer::refusals::Refusals;
 use signer::serve::{Desk, Workers};
-use signer::{args, journal, key};
+use signer::{args, journal, key, refusals};
 use taskmint_authority::Core;
 use taskmint_model::{Clock, SystemClock, SystemEntropy};
 use taskmint_secret::{Protection, settle_for};
@@ -43,7 +46,9 @@ fn main() -> anyhow::Result<()> {
 
     let journal = Journal::inherited(rustix::stdio::stdout())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let sealing = key::sealing_key(&args)?;
+    let sealing = key::source(&args)
+        .map(|source| source.sealing_key())
+        .transpose()?;
     let policy = args.policy();
     let core = Core::new(
         policy.clone(),
@@ -58,6 +63,7 @@ fn main() -> anyhow::Result<()> {
         clock,
         policy,
         workers: args.workers(),
+        refusals: Refusals::default(),
     });
     let workers = Workers::start(&desk)?;
     let socket = rustix::stdio::stdin().try_clone_to_owned()?;
