@@ -37,9 +37,10 @@ pub enum Command {
     /// gaps, and a journal that was set back.
     Audit {
         /// The journal: `signer-journal` in the server's `data_dir`, or
-        /// /var/lib/taskmint-signer/journal. Read on this host.
-        #[arg(long, value_name = "FILE")]
-        journal: PathBuf,
+        /// /var/lib/taskmint-signer/journal. Read on this host. Where it was rotated, all of it:
+        /// once for each file, oldest first.
+        #[arg(long, value_name = "FILE", required = true)]
+        journal: Vec<PathBuf>,
     },
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::BufReader;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use taskmint_client::Admin;
 use taskmint_mint::journal::{Entry, What, token_name};
@@ -20,17 +20,16 @@ const PAGE: u32 = 1000;
 
 pub(super) async fn run(
     admin: &mut Admin,
-    journal: &Path,
+    journal: &[PathBuf],
     context: &mut Context,
 ) -> Result<(), Failure> {
-    let shown = journal.display();
-    let cannot = |error: std::io::Error| Failure::usage(format!("cannot read `{shown}`: {error}"));
-    let file = File::open(journal).map_err(cannot)?;
+    let files = journal.iter().map(|path| open(path));
+    let files = files.collect::<Result<Vec<_>, _>>()?;
     // The records first, the journal then: what is signed meanwhile is too new to be judged.
     let records = records(admin).await?;
     let report = records
-        .judge(&mut BufReader::with_capacity(1 << 20, file))
-        .map_err(cannot)?;
+        .judge(files)
+        .map_err(|error| Failure::usage(format!("cannot read the journal: {error}")))?;
     context.out.one(&record(&report))?;
     if !report.is_alarming() {
         return Ok(());
@@ -39,6 +38,13 @@ pub(super) async fn run(
         reason: "JOURNAL_DISAGREES".to_owned(),
         message: "the signer's journal and the server's records disagree".to_owned(),
     })
+}
+
+fn open(path: &Path) -> Result<BufReader<File>, Failure> {
+    let shown = path.display();
+    let cannot = |error| Failure::usage(format!("cannot read `{shown}`: {error}"));
+    let file = File::open(path).map_err(cannot)?;
+    Ok(BufReader::with_capacity(1 << 20, file))
 }
 
 async fn records(admin: &mut Admin) -> Result<Records, Failure> {
@@ -97,6 +103,8 @@ fn record(report: &Report) -> Record {
         )
     });
     let names = |entries: &[Entry]| -> Vec<String> { entries.iter().map(in_words).collect() };
+    let unsigned = report.unsigned.iter();
+    let unsigned = unsigned.map(|(what, name)| named(*what, name));
     Record::new()
         .flag("agrees", !report.is_alarming())
         .number("signatures", report.signatures)
@@ -104,7 +112,10 @@ fn record(report: &Report) -> Record {
         .lines("without_record", &names(&report.unrecorded))
         .number("not_returned", report.unreturned_count)
         .lines("left_by_a_kill", &names(&report.unreturned))
-        .number("perhaps_issued", report.unsigned)
+        .number("perhaps_issued", report.unsigned_count)
+        .lines("in_no_journal", &unsigned.collect::<Vec<_>>())
+        .number("second_heads", report.forked_count)
+        .lines("positions_with_two_heads", &names(&report.forked))
         .number("too_new", report.recent)
         .number("swept", report.expired)
         .number("torn_octets", report.torn as u64)
@@ -113,12 +124,19 @@ fn record(report: &Report) -> Record {
 }
 
 fn in_words(entry: &Entry) -> String {
-    let name = hex::encode(entry.link.name);
-    match entry.link.what {
-        What::Token => {
-            let jti = name.get(..32).unwrap_or(&name);
-            format!("token {jti} at {}", entry.at)
+    let name = named(entry.link.what, &entry.link.name);
+    format!("{name} at {}", entry.at)
+}
+
+fn named(what: What, name: &[u8; 20]) -> String {
+    let text = hex::encode(name);
+    match what {
+        What::Token => format!("token {}", text.get(..32).unwrap_or(&text)),
+        What::Head => {
+            let [_, _, _, _, _, _, a, b, c, d, e, f, ..] = *name;
+            let sequence = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
+            format!("head at {sequence}")
         }
-        _ => format!("certificate {name} at {}", entry.at),
+        _ => format!("certificate {text}"),
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::time::Duration;
 
-use taskmint_mint::journal::{ENTRY_LEN, Entry, What, link};
+use taskmint_mint::journal::{ENTRY_LEN, Entry, HEAD_PLACE, What, link};
 use taskmint_model::Timestamp;
 use taskmint_status::{Serial, SignerChain};
 
@@ -26,6 +26,8 @@ pub(super) struct Records {
     /// What the newest head says of the signer.
     head: Option<SignerChain>,
     found: HashSet<(What, [u8; 20])>,
+    /// The history that was signed for each position of each log.
+    heads: HashMap<[u8; HEAD_PLACE], [u8; 8]>,
 }
 
 /// What there is to say.
@@ -45,7 +47,11 @@ pub(super) struct Report {
     /// Their records are swept.
     pub(super) expired: u64,
     /// On record, but in no journal: perhaps issued, by a journal that is not this one.
-    pub(super) unsigned: u64,
+    pub(super) unsigned: Vec<(What, [u8; 20])>,
+    pub(super) unsigned_count: u64,
+    /// Positions of the log for which two histories were signed (P23).
+    pub(super) forked: Vec<Entry>,
+    pub(super) forked_count: u64,
     /// The journal ends before the newest head, or contradicts it.
     pub(super) set_back: Option<&'static str>,
     /// Octets that are no entry: what a signer was writing when it was killed.
@@ -83,21 +89,41 @@ impl Records {
         self.names.insert((what, name));
     }
 
-    /// Reads a journal to its end.
+    /// Reads a journal to its end: one file, or what was rotated, oldest first.
     ///
     /// # Errors
-    /// When it can't be read, or is no journal.
-    pub(super) fn judge(mut self, journal: &mut impl Read) -> io::Result<Report> {
+    /// When a file can't be read, or none of it is a journal.
+    pub(super) fn judge(
+        mut self,
+        journal: impl IntoIterator<Item = impl Read>,
+    ) -> io::Result<Report> {
         let mut report = Report::default();
-        let mut by_id: HashMap<[u8; 16], usize> = HashMap::new();
+        let mut by_id = HashMap::new();
+        for mut file in journal {
+            self.read(&mut file, &mut by_id, &mut report)?;
+        }
+        if report.signatures == 0 && report.torn > 0 {
+            let message = "it is no journal of a signer";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        self.close(&mut report);
+        Ok(report)
+    }
+
+    fn read(
+        &mut self,
+        file: &mut impl Read,
+        by_id: &mut HashMap<[u8; 16], usize>,
+        report: &mut Report,
+    ) -> io::Result<()> {
         let mut octets = [0; ENTRY_LEN];
         loop {
-            match fill(journal, &mut octets)? {
-                0 => break,
+            match fill(file, &mut octets)? {
+                0 => return Ok(()),
                 ENTRY_LEN => {}
                 torn => {
-                    report.torn = torn;
-                    break;
+                    report.torn += torn;
+                    return Ok(());
                 }
             }
             // What a signer was writing when it was killed: the next one filled it up.
@@ -117,13 +143,22 @@ impl Records {
                     instance.open.push(entry);
                 }
             }
+            if self.is_forked(&entry) {
+                report.forked_count += 1;
+                keep(&mut report.forked, entry);
+            }
         }
-        if report.signatures == 0 && report.torn > 0 {
-            let message = "it is no journal of a signer";
-            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
-        }
-        self.close(&mut report);
-        Ok(report)
+    }
+
+    /// Whether it is a head of another history than was signed for its position before.
+    fn is_forked(&mut self, entry: &Entry) -> bool {
+        let name = &entry.link.name;
+        let (Some((place, _)), Some((_, hash))) =
+            (name.split_first_chunk(), name.split_last_chunk())
+        else {
+            return false;
+        };
+        entry.link.what == What::Head && *self.heads.entry(*place).or_insert(*hash) != *hash
     }
 
     /// Whether an entry must have a record and has none.
@@ -166,7 +201,10 @@ impl Records {
                 }
             }
         }
-        report.unsigned = (self.names.len() - self.found.len()) as u64;
+        report.unsigned_count = (self.names.len() - self.found.len()) as u64;
+        let unsigned = self.names.difference(&self.found);
+        report.unsigned = unsigned.take(NAMED).copied().collect();
+        report.unsigned.sort_unstable_by_key(|(_, name)| *name);
         report.set_back = match self.head {
             Some(head) => match report.instances.iter().find(|own| own.id == head.instance) {
                 None => Some("the newest head is of a signer that is not in the journal"),
@@ -185,6 +223,7 @@ impl Report {
     /// Whether somebody must look.
     pub(super) fn is_alarming(&self) -> bool {
         self.unrecorded_count > 0
+            || self.forked_count > 0
             || self.set_back.is_some()
             || self.instances.iter().any(|one| one.broken_at.is_some())
     }

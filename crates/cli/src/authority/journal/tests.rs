@@ -1,5 +1,5 @@
 use taskmint_mint::SignerTail;
-use taskmint_mint::journal::{Link, token_name};
+use taskmint_mint::journal::{Link, head_name, token_name};
 use taskmint_status::{Generation, Slot};
 
 use super::*;
@@ -62,7 +62,7 @@ fn records(of: &[(What, [u8; 20])], head: Option<SignerChain>) -> Records {
 }
 
 fn judged(records: Records, journal: &[u8]) -> Report {
-    records.judge(&mut &*journal).unwrap()
+    records.judge([journal]).unwrap()
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_journal_and_records_that_agree_alarm_nobody() {
     let own = [(What::Certificate, serial(1)), (What::Token, token)];
     let report = judged(records(&own, Some(journal.head())), &journal.octets);
     assert!(!report.is_alarming());
-    assert_eq!((report.signatures, report.unsigned), (3, 0));
+    assert_eq!((report.signatures, report.unsigned_count), (3, 0));
 }
 
 #[test]
@@ -169,5 +169,46 @@ fn a_torn_end_is_said_and_what_is_swept_is_not_asked_for() {
 #[test]
 fn what_is_no_journal_is_an_error() {
     let nonsense = [9; 2 * ENTRY_LEN];
-    assert!(records(&[], None).judge(&mut &nonsense[..]).is_err());
+    assert!(records(&[], None).judge([&nonsense[..]]).is_err());
+}
+
+#[test]
+fn a_rotated_journal_is_read_as_one() {
+    let (mut first, mut next) = (Written::by(1), Written::by(2));
+    first.sign(What::Certificate, serial(1), 300);
+    next.sign(What::Certificate, serial(2), 100);
+    let head = Some(next.head());
+    let own = [
+        (What::Certificate, serial(1)),
+        (What::Certificate, serial(2)),
+    ];
+    // The signer was killed while it wrote: what it left is not filled up in another file.
+    first.octets.extend_from_slice(&[0; 5]);
+    let files = [first.octets.as_slice(), &next.octets];
+    let report = records(&own, head).judge(files).unwrap();
+    assert!(!report.is_alarming());
+    assert_eq!((report.torn, report.unsigned_count), (5, 0));
+    // Of what is in none of the files, somebody has to know the rest.
+    let report = judged(records(&own, head), &next.octets);
+    assert_eq!(report.unsigned, [(What::Certificate, serial(1))]);
+}
+
+#[test]
+fn two_heads_for_one_position_are_an_alarm() {
+    let (mut one, mut other) = (Written::by(1), Written::by(2));
+    let head = |log, sequence, history| head_name(&[log; 8], sequence, &[history; 32]);
+    one.sign(What::Head, head(1, 7, 1), 300);
+    // The same again is a heartbeat, and another log has positions of its own.
+    one.sign(What::Head, head(1, 7, 1), 290);
+    one.sign(What::Head, head(2, 7, 2), 280);
+    one.sign(What::Head, head(1, 8, 2), 270);
+    let report = judged(records(&[], Some(one.head())), &one.octets);
+    assert!(!report.is_alarming());
+    // A front end that set the log back for another start of the signer.
+    other.sign(What::Head, head(1, 7, 9), 100);
+    let journal = [one.octets.as_slice(), &other.octets].concat();
+    let report = judged(records(&[], Some(other.head())), &journal);
+    assert!(report.is_alarming());
+    assert_eq!(report.forked_count, 1);
+    assert_eq!(report.forked[0].link.name, head(1, 7, 9));
 }
