@@ -230,7 +230,9 @@ impl Issuer {
                 let named = begin.entry.and_then(|id| self.entries.get(id));
                 return named.ok_or_else(no_entry);
             }
-            Principal::Node(_) | Principal::Issuer => return Err(Refused::no_task()),
+            Principal::Node(_) | Principal::Watcher(_) | Principal::Issuer => {
+                return Err(Refused::no_task());
+            }
         };
         let now = self.clock.now();
         let matching =

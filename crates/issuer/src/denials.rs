@@ -7,6 +7,9 @@ use taskmint_store::{Change, Commit};
 use crate::refused::Refused;
 use crate::{Issuer, Principal};
 
+/// The reason for which a watcher is denied that was shown another history of the log (P15).
+pub const OTHER_HISTORY: &str = "OTHER_HISTORY";
+
 impl Issuer {
     /// Keeps a refusal and gives it an id. If the store can't keep it, the refusal stands all the
     /// same, without one.
@@ -42,6 +45,9 @@ impl Issuer {
     /// # Errors
     /// When the store can't write.
     pub async fn put_denial(&self, denial: Denial) -> Result<(), Refused> {
+        if denial.reason == OTHER_HISTORY {
+            self.watchers.contradicted();
+        }
         tracing::warn!(
             id = %denial.id,
             reason = denial.reason,

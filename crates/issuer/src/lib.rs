@@ -43,6 +43,7 @@ use tokio::sync::{broadcast, watch};
 pub use authorities::AuthorityView;
 pub use begin::{Began, Begin};
 pub use crl::{Crl, Crls};
+pub use denials::OTHER_HISTORY;
 pub use log::{SignedCheckpoint, SignedLog};
 pub use mint::{MintedJwt, MintedX509};
 pub use nodes::{AttestedNode, NodeIdentity, Session};
@@ -90,6 +91,8 @@ pub enum Principal {
     Node(SpiffeId),
     /// An administrator: `uid:0`, or a SPIFFE ID with a grant.
     Admin(String),
+    /// Who follows the revocation log by an SVID of its own.
+    Watcher(SpiffeId),
     /// The issuer itself.
     Issuer,
 }
@@ -113,7 +116,7 @@ impl fmt::Display for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Workload(caller) => write!(f, "process {} on {}", caller.process, caller.node),
-            Self::Node(node) => write!(f, "{node}"),
+            Self::Node(id) | Self::Watcher(id) => write!(f, "{id}"),
             Self::Admin(name) => f.write_str(name),
             Self::Issuer => f.write_str("issuer"),
         }

@@ -314,7 +314,7 @@ fn request_key(who: &Principal, mark: &RequestMark) -> Option<RequestKey> {
     let (via, process) = match who {
         Principal::Workload(caller) => (caller.node.to_string(), Some(caller.process)),
         Principal::Admin(name) => (name.clone(), None),
-        Principal::Node(_) | Principal::Issuer => return None,
+        Principal::Node(_) | Principal::Watcher(_) | Principal::Issuer => return None,
     };
     Some(RequestKey {
         via,

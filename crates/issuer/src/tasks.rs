@@ -28,6 +28,7 @@ impl Issuer {
             Principal::Admin(_) | Principal::Issuer => true,
             Principal::Node(node) => task.holder.node.as_ref() == Some(node),
             Principal::Workload(caller) => task.holder.node.as_ref() == Some(&caller.node),
+            Principal::Watcher(_) => false,
         };
         if visible {
             Ok(task)
@@ -416,6 +417,7 @@ impl Issuer {
 fn actor(who: &Principal, task: &Task, above: &[Task]) -> Result<Actor, Refused> {
     match who {
         Principal::Admin(name) => Ok(Actor::Admin(name.clone())),
+        Principal::Watcher(_) => Err(Refused::no_task()),
         Principal::Issuer => Ok(Actor::Issuer),
         Principal::Node(node) => Ok(Actor::Node(node.clone())),
         Principal::Workload(caller) => match caller.acting {

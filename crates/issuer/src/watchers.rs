@@ -40,6 +40,8 @@ pub struct Watchers {
     wants: Wants,
     /// The highest position that anybody has applied: no end after it was heard by anybody.
     newest: AtomicU64,
+    /// How many were shown another history of the log.
+    contradictions: AtomicU64,
 }
 
 /// A watcher that wants to be let in.
@@ -179,6 +181,7 @@ impl Watchers {
             roll: Mutex::default(),
             wants: Wants::default(),
             newest: AtomicU64::new(0),
+            contradictions: AtomicU64::new(0),
         })
     }
 
@@ -256,6 +259,16 @@ impl Watchers {
             key(a).cmp(&key(b))
         });
         all
+    }
+
+    /// Somebody was shown another history of the log (P15).
+    pub(crate) fn contradicted(&self) {
+        self.contradictions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often somebody was shown another history of the log.
+    pub fn contradictions(&self) -> u64 {
+        self.contradictions.load(Ordering::Relaxed)
     }
 
     /// How many are connected; those behind relays don't count.

@@ -52,8 +52,14 @@ pub(crate) fn text(
         ));
     }
     let signing = signing.as_ref().map(of_signing);
+    let contradictions = (
+        "taskmint_watch_contradictions",
+        "watchers denied because they were shown another history of the log",
+        issuer.watchers().contradictions(),
+    );
     for (name, help, value) in of_watching(&watching)
         .into_iter()
+        .chain([contradictions])
         .chain(signing.into_iter().flatten())
     {
         text.push_str(&format!(

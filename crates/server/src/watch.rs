@@ -17,7 +17,9 @@ use taskmint_fanout::{
 };
 use taskmint_id::{Kind, SpiffeId};
 use taskmint_issuer::watchers::{self, Acknowledge, Introduced, Listed, NewWatcher, Relayed};
-use taskmint_issuer::{Issuer, Refused, SignedCheckpoint, SignedLog};
+use taskmint_issuer::{
+    Issuer, OTHER_HISTORY, Principal, RefusalKind, Refused, SignedCheckpoint, SignedLog,
+};
 use taskmint_status::Record;
 use taskmint_verifier::tls::read_verified;
 use taskmint_wire::{BadField, Denied, revocation as wire};
@@ -27,7 +29,7 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use crate::refusal::{deny, status};
+use crate::refusal::{deny, explained, status};
 
 /// Heads that are signed for nonces at the same time. The next head for all waits for no more than
 /// these, even when ten thousand watchers come back at once.
@@ -133,7 +135,11 @@ impl Source for LogSource {
         let issuer = &self.log.issuer;
         taskmint_model::bounded("name", &open.name, watchers::MAX_NAME)
             .map_err(|e| BadField::new("name", e))?;
-        let start = self.log.start_of(&open)?;
+        let start = match self.log.start_of(&open) {
+            Ok(start) => start,
+            Err(Unfit::OtherHistory) => return Err(self.alarm(peer, &open).await),
+            Err(Unfit::Told(status)) => return Err(status),
+        };
         let is_node = peer.kind() == Kind::Node;
         let watcher = NewWatcher {
             is_node,
@@ -197,6 +203,32 @@ impl Source for LogSource {
 }
 
 impl LogSource {
+    /// A watcher was shown another history of this log (P15). Nobody here can tell by whom.
+    async fn alarm(&self, peer: &SpiffeId, open: &wire::Open) -> Status {
+        let (sequence, name) = (open.sequence, &open.name);
+        tracing::error!(
+            sequence,
+            name,
+            watcher = %peer,
+            "a watcher was shown another history of this log: does an old copy of the server run, or has \
+             somebody else its keys?"
+        );
+        let detail = vec![format!("position {sequence}"), format!("watcher `{name}`")];
+        let refused = Refused::new(
+            RefusalKind::State,
+            OTHER_HISTORY,
+            "the watcher was shown another history of this log",
+        )
+        .fix("ask the operators; it refuses everything until the log has a new generation")
+        .detail(detail);
+        let (issuer, who) = (
+            Arc::clone(&self.log.issuer),
+            Principal::Watcher(peer.clone()),
+        );
+        let kept = async move { Ok(explained(&issuer, &who, None, "Watch", refused).await) };
+        self.elsewhere(kept).await.unwrap_or_else(|status| status)
+    }
+
     /// Runs on the server's runtime, whoever waits for it.
     async fn elsewhere<T, F>(&self, work: F) -> Result<T, Status>
     where
@@ -209,9 +241,22 @@ impl LogSource {
     }
 }
 
+/// Why a watcher does not begin.
+enum Unfit {
+    /// It was shown another log than this one: an alarm.
+    OtherHistory,
+    Told(Status),
+}
+
+impl From<Status> for Unfit {
+    fn from(status: Status) -> Self {
+        Self::Told(status)
+    }
+}
+
 impl Log {
     /// Where a watcher begins by what it says that it has applied.
-    fn start_of(&self, open: &wire::Open) -> Result<Start, Status> {
+    fn start_of(&self, open: &wire::Open) -> Result<Start, Unfit> {
         let identity = self.issuer.store().identity();
         let position = *self.issuer.store().position().borrow();
         let generation = u32::from(identity.generation);
@@ -219,38 +264,34 @@ impl Log {
             return Ok(Start::Checkpoint);
         }
         let Ok(log) = <[u8; 8]>::try_from(&*open.log_id) else {
-            return Err(BadField::new("log_id", "must have 8 octets").into());
+            return Err(Status::from(BadField::new("log_id", "must have 8 octets")).into());
         };
         if log != identity.log.0 {
             return match open.generation {
                 // A restore has replaced it (P14).
                 before if before < generation => Ok(Start::Checkpoint),
-                same if same == generation => Err(unknown_log()),
-                _ => Err(behind("GENERATION_AHEAD", "generation", open.generation)),
+                same if same == generation => Err(unknown_log().into()),
+                _ => Err(behind("GENERATION_AHEAD", "generation", open.generation).into()),
             };
         }
         if open.generation != generation {
-            return Err(unknown_log());
+            return Err(unknown_log().into());
+        }
+        if open.forked {
+            return Err(Unfit::OtherHistory);
         }
         if open.epoch > identity.epoch {
-            return Err(behind("EPOCH_AHEAD", "epoch", open.epoch));
+            return Err(behind("EPOCH_AHEAD", "epoch", open.epoch).into());
         }
         if open.sequence > position.sequence {
             let newest = position.sequence;
             let message = format!("the log ends at {newest}, not at {}", open.sequence);
             let denied = Denied::new(Code::FailedPrecondition, "AHEAD_OF_LOG", message);
-            return Err(denied.fix("start again from a checkpoint").into());
+            return Err(Status::from(denied.fix("start again from a checkpoint")).into());
         }
         let says = &*open.log_hash;
         if open.sequence == position.sequence && !says.is_empty() && says != position.hash {
-            let (sequence, name) = (open.sequence, &open.name);
-            tracing::error!(
-                sequence,
-                name,
-                "a watcher has applied another history of this log"
-            );
-            let message = "the log has another history up to this position";
-            return Err(deny(Code::FailedPrecondition, "OTHER_HISTORY", message));
+            return Err(Unfit::OtherHistory);
         }
         Ok(match open.sequence {
             0 => Start::Checkpoint,
@@ -409,5 +450,5 @@ fn behind(reason: &'static str, what: &str, of: u32) -> Status {
 fn fault(error: impl std::fmt::Display) -> Refused {
     tracing::error!(%error, "the log can't be passed on");
     let message = "a fault of ours; it is in the log";
-    Refused::new(taskmint_issuer::RefusalKind::Internal, "FAULT", message)
+    Refused::new(RefusalKind::Internal, "FAULT", message)
 }

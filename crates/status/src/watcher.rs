@@ -108,6 +108,8 @@ pub struct Hello {
     pub nonce: [u8; 16],
     /// Where to go on from; `None`: with a checkpoint.
     pub resume: Option<Position>,
+    /// The log contradicted itself: to be reported upward (P15).
+    pub forked: bool,
 }
 
 /// All statuses at a position.
@@ -211,6 +213,7 @@ impl Watcher {
         Hello {
             nonce,
             resume: self.resume_position(),
+            forked: self.forked.is_some(),
         }
     }
 

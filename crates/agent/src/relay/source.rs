@@ -247,6 +247,9 @@ impl Known {
         if open.generation != generation {
             return Err(unknown_log().into());
         }
+        if open.forked {
+            return Err(other_history(open.sequence).into());
+        }
         if open.epoch > self.epoch {
             return Err(ahead("EPOCH_AHEAD", "epoch", open.epoch).into());
         }
@@ -267,13 +270,17 @@ impl Known {
     fn same_history(&self, sequence: u64, hash: &[u8]) -> Result<(), Denial> {
         match self.tip {
             Some(tip) if tip.sequence == sequence && !hash.is_empty() && hash != tip.hash.0 => {
-                let message = "the log has another history up to this position";
-                let denial = Denial::new(Code::FailedPrecondition, "OTHER_HISTORY", message);
-                Err(denial.detail(vec![format!("position {sequence}")]))
+                Err(other_history(sequence))
             }
             _ => Ok(()),
         }
     }
+}
+
+fn other_history(sequence: u64) -> Denial {
+    let message = "the watcher was shown another history of this log";
+    let denial = Denial::new(Code::FailedPrecondition, "OTHER_HISTORY", message);
+    denial.detail(vec![format!("position {sequence}")])
 }
 
 fn instance(octets: &[u8]) -> Result<Option<Instance>, BadField> {

@@ -92,6 +92,7 @@ fn open(hello: &Hello, name: &str, instance: [u8; 16]) -> wire::Open {
         nonce: hello.nonce.to_vec().into(),
         name: name.to_owned(),
         instance: instance.to_vec().into(),
+        forked: hello.forked,
         ..wire::Open::default()
     };
     if let Some(position) = &hello.resume {
@@ -126,6 +127,7 @@ mod tests {
         let hello = Hello {
             nonce: [3; 16],
             resume: Some(position(4)),
+            forked: false,
         };
         let mut requests = Box::pin(outbox.requests(&hello, "w", [9; 16]));
         let Some(Message::Open(open)) = requests.next().await.unwrap().message else {
