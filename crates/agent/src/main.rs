@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use taskmint_agent::Settings;
 use taskmint_config::{AgentConfig, LogFormat, Overrides};
-use taskmint_daemon::{Failure, logging};
+use taskmint_daemon::{Failure, exit, logging};
 
 /// Keys of workloads and join tokens pass through buffers of libraries that don't wipe them.
 #[global_allocator]
@@ -25,7 +25,10 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return told(&error),
+    };
     taskmint_daemon::run("taskmint-agent", |tasks| async move {
         let overrides = Overrides::from_process(args.set);
         let checked = AgentConfig::load(&args.config, &overrides).map_err(Failure::config)?;
@@ -40,5 +43,16 @@ fn main() -> ExitCode {
         tasks.set_grace(checked.config.grace);
         taskmint_agent::serve(Settings::from(checked.config), &tasks).await?;
         Ok(())
+    })
+}
+
+/// Says what is wrong with the command line, or the help that was asked for.
+fn told(error: &clap::Error) -> ExitCode {
+    // Nobody to tell if it can't be printed; the exit code still does.
+    drop(error.print());
+    ExitCode::from(if error.use_stderr() {
+        exit::USAGE
+    } else {
+        exit::OK
     })
 }

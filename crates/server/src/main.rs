@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use taskmint_config::{LogFormat, Overrides, ServerConfig};
-use taskmint_daemon::{Failure, logging};
+use taskmint_daemon::{Failure, exit, logging};
 use taskmint_model::{SystemClock, SystemEntropy};
 use taskmint_server::Server;
 
@@ -27,7 +27,10 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return told(&error),
+    };
     taskmint_daemon::run("taskmint-server", |tasks| async move {
         let overrides = Overrides::from_process(args.set);
         let checked = ServerConfig::load(&args.config, &overrides).map_err(Failure::config)?;
@@ -46,5 +49,16 @@ fn main() -> ExitCode {
         );
         server.bind().await?.serve(&tasks).await?;
         Ok(())
+    })
+}
+
+/// Says what is wrong with the command line, or the help that was asked for.
+fn told(error: &clap::Error) -> ExitCode {
+    // Nobody to tell if it can't be printed; the exit code still does.
+    drop(error.print());
+    ExitCode::from(if error.use_stderr() {
+        exit::USAGE
+    } else {
+        exit::OK
     })
 }

@@ -104,19 +104,22 @@ pub(crate) struct MakeKey {
 }
 
 impl Asked {
-    /// What stands on the command line; ends the process if that makes no sense.
-    pub(crate) fn parse() -> Self {
+    /// What stands on the command line.
+    ///
+    /// # Errors
+    /// When that makes no sense, or asks for help or the version: what to print then.
+    pub(crate) fn parse() -> Result<Self, clap::Error> {
         let make_key = MakeKey::augment_args(clap::Command::new(MAKE_KEY));
         let command = Args::command()
             .subcommand(make_key)
             .args_conflicts_with_subcommands(true)
             .subcommand_negates_reqs(true);
-        let matches = command.clone().get_matches();
+        let matches = command.clone().try_get_matches()?;
         let asked = match matches.subcommand() {
             Some((MAKE_KEY, matches)) => MakeKey::from_arg_matches(matches).map(Self::MakeKey),
             _ => Args::from_arg_matches(&matches).map(Self::Serve),
         };
-        asked.unwrap_or_else(|error| error.format(&mut command.clone()).exit())
+        asked.map_err(|error| error.format(&mut command.clone()))
     }
 }
 

@@ -10,6 +10,7 @@
 )]
 
 mod bad_input;
+mod command;
 mod fake;
 mod holding;
 mod log;

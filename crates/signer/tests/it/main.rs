@@ -11,6 +11,7 @@
 )]
 
 mod abuse;
+mod command;
 mod failure;
 mod fences;
 mod front_end;
