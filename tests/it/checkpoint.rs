@@ -220,7 +220,13 @@ async fn begun(node: &mut Node, pid: u32) -> (Identity, TaskBinding) {
     (identity, binding)
 }
 
-fn watching(world: &World, node: &Node, identity: Identity, clocks: Arc<dyn Clocks>) -> Watch {
+/// A verifier that follows the server itself.
+pub(crate) fn watching(
+    world: &World,
+    node: &Node,
+    identity: Identity,
+    clocks: Arc<dyn Clocks>,
+) -> Watch {
     let source = Source::Server {
         address: world.server.watch_address.to_string(),
         identity,

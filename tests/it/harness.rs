@@ -39,6 +39,21 @@ impl Away {
         self.lines = self.lines.replace(from, to);
     }
 
+    /// Another with the same past and the same keys, at addresses of its own: of what only one may
+    /// be, there are two.
+    pub(crate) fn twin(&self) -> Self {
+        let folder = TempDir::new().unwrap();
+        let mut copy = std::process::Command::new("cp");
+        copy.arg("-r").arg(self.folder.path().join("server"));
+        assert!(copy.arg(folder.path()).status().unwrap().success());
+        Self {
+            folder: Arc::new(folder),
+            lines: self.lines.clone(),
+            clock: Arc::clone(&self.clock),
+            ports: [0; 2],
+        }
+    }
+
     pub(crate) async fn come_back(self) -> World {
         let entropy = Arc::new(SystemEntropy);
         World::at(self.folder, &self.lines, self.clock, entropy, self.ports).await
@@ -241,19 +256,19 @@ impl World {
         answer.unwrap().into_inner().nodes
     }
 
-    /// What became of everything that was written down, oldest first.
-    pub(crate) async fn audit(&mut self) -> Vec<String> {
+    /// Everything that was written down, oldest first.
+    pub(crate) async fn audit_lines(&mut self) -> Vec<admin::AuditLine> {
         let request = admin::ListAuditRequest {
             from: 1,
             page_size: 1000,
         };
-        let lines = self
-            .admin
-            .list_audit(request)
-            .await
-            .unwrap()
-            .into_inner()
-            .lines;
+        let answer = self.admin.list_audit(request).await;
+        answer.unwrap().into_inner().lines
+    }
+
+    /// What became of it.
+    pub(crate) async fn audit(&mut self) -> Vec<String> {
+        let lines = self.audit_lines().await;
         lines.into_iter().map(|line| line.action).collect()
     }
 

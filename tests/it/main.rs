@@ -15,6 +15,7 @@ mod bad_input;
 mod checkpoint;
 mod checks;
 mod crls;
+mod deadline;
 mod grants;
 mod harness;
 mod herd;

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use rustls_pki_types::CertificateDer;
 use taskmint_issuer::Issuer;
+use taskmint_status::TaskBinding;
 use taskmint_store::KeyUse;
 use taskmint_testkit::pem;
-use taskmint_verifier::tls;
+use taskmint_verifier::{PeerSvid, tls};
 use taskmint_wire::{node, task};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -31,8 +32,18 @@ pub(crate) struct Workload {
 
 impl Workload {
     pub(crate) async fn begin(node: &mut Node, pid: u32) -> Self {
+        Self::begin_as(node, pid, |_| ()).await
+    }
+
+    /// One that asks for something of its own.
+    pub(crate) async fn begin_as(
+        node: &mut Node,
+        pid: u32,
+        change: impl FnOnce(&mut node::BeginTaskRequest),
+    ) -> Self {
         let key = Key::new();
-        let begin = node.begin(UID, pid, key.spki());
+        let mut begin = node.begin(UID, pid, key.spki());
+        change(&mut begin);
         let began = node.client.begin_task(begin).await.unwrap().into_inner();
         Self {
             id: began.task.unwrap().id,
@@ -43,9 +54,15 @@ impl Workload {
     }
 
     pub(crate) fn serial(&self) -> [u8; 20] {
-        tls::read_verified(&CertificateDer::from(self.certificate.as_slice()))
-            .unwrap()
-            .serial
+        self.peer().serial
+    }
+
+    pub(crate) fn binding(&self) -> TaskBinding {
+        self.peer().binding.unwrap()
+    }
+
+    fn peer(&self) -> PeerSvid {
+        tls::read_verified(&CertificateDer::from(self.certificate.as_slice())).unwrap()
     }
 
     pub(crate) fn hex(&self) -> String {

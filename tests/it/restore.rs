@@ -49,7 +49,7 @@ async fn end(node: &mut Node, of: &Workload, pid: u32) {
 }
 
 /// Waits until the verifier says this of a task.
-async fn until(watch: &Watch, binding: &TaskBinding, reason: Option<&str>) {
+pub(crate) async fn until(watch: &Watch, binding: &TaskBinding, reason: Option<&str>) {
     let mut looks = tokio::time::interval(Duration::from_millis(20));
     let said = async {
         loop {
