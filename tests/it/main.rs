@@ -12,6 +12,7 @@
 
 mod agent;
 mod bad_input;
+mod banned;
 mod checkpoint;
 mod checks;
 mod crls;
