@@ -13,6 +13,7 @@
 mod agent;
 mod bad_input;
 mod banned;
+mod bars;
 mod checkpoint;
 mod checks;
 mod crls;
