@@ -14,6 +14,7 @@ mod agent;
 mod bad_input;
 mod banned;
 mod bars;
+mod calls;
 mod checkpoint;
 mod checks;
 mod crls;
