@@ -19,6 +19,7 @@ mod checkpoint;
 mod checks;
 mod crls;
 mod deadline;
+mod forked;
 mod grants;
 mod harness;
 mod herd;
