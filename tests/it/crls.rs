@@ -10,7 +10,8 @@ use taskmint_issuer::Principal;
 use taskmint_model::{Clock as _, SystemClock};
 use taskmint_store::KeyUse;
 use taskmint_testkit::ManualClock;
-use taskmint_wire::admin;
+use taskmint_wire::{admin, node};
+use tokio::time::Instant;
 
 use crate::harness::World;
 use crate::joined::Joined;
@@ -249,4 +250,57 @@ async fn the_workload_api_pushes_crls_to_those_whose_entry_asks_for_them() {
     };
     node.world.admin.update_entry(ask).await.unwrap();
     until(&<[_]>::is_empty).await;
+}
+
+#[tokio::test]
+async fn lists_are_made_every_ten_seconds_at_most_unless_it_is_configured() {
+    let world = World::in_memory().await;
+    let settings = world.server.issuer.settings();
+    assert_eq!(settings.crl_interval, Duration::from_secs(10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_ends_share_the_few_lists_that_are_pushed() {
+    const INTERVAL: Duration = Duration::from_secs(1);
+    let mut world = World::with(LINES).await;
+    let entry = admin::Entry {
+        spiffe_id: "spiffe://example.org/w".to_owned(),
+        selectors: UID.iter().map(|one| (*one).to_owned()).collect(),
+        crl: true,
+        ..Default::default()
+    };
+    world.create(entry).await.unwrap();
+    let mut node = Node::join(&world.token("n1").await).await;
+    let (_say, requests) = tokio::sync::mpsc::channel::<node::SessionRequest>(4);
+    let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
+    let mut hears = node.client.session(requests).await.unwrap().into_inner();
+
+    let (began, mut over) = (Instant::now(), Vec::new());
+    while began.elapsed() < 4 * INTERVAL {
+        let task = Workload::begin(&mut node, 1).await;
+        task.complete(&mut node).await;
+        over.push(task.serial());
+    }
+    let mut pushed = 0;
+    let all = async {
+        loop {
+            let heard = hears.next().await.unwrap().unwrap().message.unwrap();
+            if let node::session_response::Message::Crls(crls) = heard {
+                pushed += 1;
+                if over.iter().all(|serial| has(&crls.lists, serial)) {
+                    return;
+                }
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), all)
+        .await
+        .unwrap();
+    let intervals = began.elapsed().as_secs() / INTERVAL.as_secs();
+    assert!(over.len() > 20, "{} are not many", over.len());
+    // One at once, and one at the end of each interval that had begun.
+    assert!(
+        (2..=intervals + 2).contains(&pushed),
+        "{pushed} in {intervals}"
+    );
 }
