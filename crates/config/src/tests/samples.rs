@@ -1,6 +1,7 @@
 //! The files that are shipped.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
@@ -29,9 +30,16 @@ fn as_a_service() -> Overrides {
 
 #[test]
 fn the_smallest_files_work() {
-    ServerConfig::parse(SERVER, "server.toml", &as_a_service()).expect("right");
-    let by_hand = flags(&["keys.sealing_key_file=/etc/taskmint/sealing-key"]);
-    ServerConfig::parse(SERVER, "server.toml", &by_hand).expect("right by hand too");
+    // In an operator's shell, where nothing of the service is set.
+    let server = ServerConfig::parse(SERVER, "server.toml", &Overrides::none()).expect("right");
+    let socket = server.signer.socket.expect("the signer's");
+    assert_eq!(socket, Path::new("/run/taskmint-signer/socket"));
+    let by_hand = SERVER.replace(
+        "[signer]\nsocket = \"/run/taskmint-signer/socket\"",
+        "[keys]\nsealing_key_file = \"/etc/taskmint/sealing-key\"",
+    );
+    let by_hand = ServerConfig::parse(&by_hand, "server.toml", &Overrides::none());
+    assert_eq!(by_hand.expect("right by hand too").signer.socket, None);
     let agent = AgentConfig::check(AGENT, "agent.toml", &Overrides::none()).expect("right");
     assert!(agent.warnings.is_empty());
 }
