@@ -15,6 +15,9 @@ const AGENT_FULL: &str = include_str!("../../../../config/agent.full.toml");
 const SERVER: &str = include_str!("../../../../config/server.toml");
 const AGENT: &str = include_str!("../../../../config/agent.toml");
 const SIGNER: &str = include_str!("../../../../config/systemd/taskmint-signer.service");
+const SIGNER_SOCKET: &str = include_str!("../../../../config/systemd/taskmint-signer.socket");
+const USERS: &str = include_str!("../../../../config/sysusers.d/taskmint.conf");
+const FOLDERS: &str = include_str!("../../../../config/tmpfiles.d/taskmint.conf");
 
 const UNITS: [&str; 2] = [
     include_str!("../../../../config/systemd/taskmint-server.service"),
@@ -113,6 +116,83 @@ fn the_units_hand_over_the_credentials_that_are_looked_for() {
     let socket = "TASKMINT_SERVER_SIGNER_SOCKET=/run/taskmint-signer/socket\n";
     assert!(server.contains(socket));
     assert!(agent.contains("LoadCredential=taskmint-join-string\n"));
+}
+
+#[test]
+fn every_user_of_the_units_is_made() {
+    let users: BTreeSet<&str> = columns(USERS).map(|line| line[1]).collect();
+    for unit in [UNITS[0], UNITS[1], SIGNER, SIGNER_SOCKET] {
+        let mut named = 0;
+        for key in ["User", "Group", "SocketUser", "SocketGroup"] {
+            for user in values(unit, key) {
+                assert!(users.contains(user), "nobody makes `{user}`");
+                named += 1;
+            }
+        }
+        assert_eq!(named, 2, "a user and a group");
+    }
+    for line in columns(FOLDERS) {
+        assert!(line[3] == "root" || users.contains(line[3]), "{line:?}");
+    }
+}
+
+#[test]
+fn the_folders_that_units_find_are_made_for_their_users() {
+    // Opened before the service manager makes a state folder.
+    let journal = values(SIGNER, "StandardOutput").next().expect("a journal");
+    let journal = journal.strip_prefix("append:").expect("for appending");
+    let state = journal.strip_suffix("/journal").expect("in a folder");
+    assert_eq!(owner_of(state), values(SIGNER, "User").next());
+    // Left out where it is missing, and then nothing can be written to it.
+    let [server, _] = UNITS;
+    let backups = values(server, "ReadWritePaths").next().expect("backups");
+    let backups = backups.strip_prefix('-').expect("may be missing");
+    assert_eq!(owner_of(backups), values(server, "User").next());
+}
+
+#[test]
+fn no_unit_is_given_up_after_a_few_starts() {
+    for unit in [UNITS[0], UNITS[1], SIGNER] {
+        assert_eq!(values(unit, "StartLimitIntervalSec").next(), Some("0"));
+        assert!(values(unit, "RestartSec").next().is_some());
+    }
+    let limit = values(SIGNER_SOCKET, "TriggerLimitIntervalSec").next();
+    assert_eq!(limit, Some("0"));
+}
+
+#[test]
+fn the_units_leave_the_calls_that_are_needed() {
+    let filter = values(SIGNER, "SystemCallFilter").next().expect("a filter");
+    for call in ["@system-service", "memfd_secret", "seccomp"] {
+        let is_left = filter.split_whitespace().any(|word| word == call);
+        assert!(is_left, "the signer calls {call}");
+    }
+    // It would take `openat2` away, by which an executable is looked at.
+    let [_, agent] = UNITS;
+    assert_eq!(values(agent, "RestrictSUIDSGID").next(), None);
+    // Hashing a passphrase locks 64 MiB, beside the keys.
+    assert_eq!(values(SIGNER, "LimitMEMLOCK").next(), Some("128M"));
+}
+
+/// What a unit sets this key to, line by line.
+fn values<'a>(unit: &'a str, key: &str) -> impl Iterator<Item = &'a str> {
+    let key = format!("{key}=");
+    unit.lines()
+        .filter_map(move |line| line.strip_prefix(key.as_str()))
+}
+
+/// The columns of the lines that are no comments.
+fn columns(text: &str) -> impl Iterator<Item = Vec<&str>> {
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| line.split_whitespace().collect())
+}
+
+/// Whose folder tmpfiles.d makes at this path.
+fn owner_of(path: &str) -> Option<&'static str> {
+    columns(FOLDERS)
+        .find(|line| line[0] == "d" && line[1] == path)
+        .map(|line| line[3])
 }
 
 /// The file with the keys behind a single `#` switched on.
