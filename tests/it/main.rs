@@ -32,6 +32,7 @@ mod outage;
 mod panics;
 mod processes;
 mod public;
+mod rates;
 mod receipts;
 mod relay;
 mod requests;
