@@ -38,6 +38,7 @@ mod relay;
 mod requests;
 mod restore;
 mod revocation;
+mod rotation;
 mod rough;
 mod server;
 mod signer;

@@ -49,7 +49,7 @@ impl Silent {
 }
 
 /// A verifier that has heard everything.
-async fn verifier(agent: &Agent, name: &str) -> Watch {
+pub(crate) async fn verifier(agent: &Agent, name: &str) -> Watch {
     let endpoint = Endpoint::Unix(agent.settings.sockets.workload.clone());
     let source = Source::Relay(agent.settings.sockets.revocation.clone());
     let mut options = Options::new("example.org".parse().unwrap(), source, name);

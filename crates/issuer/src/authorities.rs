@@ -84,9 +84,15 @@ impl Issuer {
             ("authority.retire", before)
         }));
         let retired: Vec<AuthorityId> = changed.iter().skip(1).map(|(_, r)| r.id).collect();
-        // In one: a start that found two active keys of one kind could not tell which signs.
-        self.put_authorities(by, changed).await?;
-        self.authority.activate(id).await?;
+        let activate = async {
+            // In one: a start that found two active keys of one kind could not tell which signs.
+            self.put_authorities(by, changed).await?;
+            Ok(self.authority.activate(id).await?)
+        };
+        match record.usage {
+            KeyUse::Log => self.change_log_key(activate).await?,
+            _ => activate.await?,
+        }
         if !outlives_its_turn(record.usage) {
             for before in retired {
                 self.authority.retire(before).await?;
@@ -249,9 +255,8 @@ impl Issuer {
             by: ca,
         };
         log.certificate = self.authority.certify_log_key(request).await?;
-        self.put_authority(by, "authority.certify", log).await?;
-        self.signed.log_key_changed();
-        Ok(())
+        let put = self.put_authority(by, "authority.certify", log);
+        self.change_log_key(put).await
     }
 
     async fn active(&self, usage: KeyUse) -> Result<AuthorityRecord, Refused> {

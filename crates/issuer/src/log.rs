@@ -123,10 +123,6 @@ impl Signer {
     pub(crate) fn nudge(&self) {
         self.nudged.notify_one();
     }
-
-    pub(crate) fn log_key_changed(&self) {
-        self.key_revision.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 impl Issuer {
@@ -147,6 +143,19 @@ impl Issuer {
             self.signed.published.send_replace(Some(Arc::clone(&head)));
         }
         Ok(head)
+    }
+
+    /// Puts another key of the log, or another certificate of it, in place. No head is signed
+    /// meanwhile: each goes out with the certificate of the key that signed it.
+    pub(crate) async fn change_log_key(
+        &self,
+        change: impl Future<Output = Result<(), Refused>>,
+    ) -> Result<(), Refused> {
+        let _no_head = self.signed.signed.lock().await;
+        let changed = change.await;
+        // Whatever came of it: to name a key once more than needed harms nobody.
+        self.signed.key_revision.fetch_add(1, Ordering::Relaxed);
+        changed
     }
 
     async fn sign_up_to_now(
