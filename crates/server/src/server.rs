@@ -202,7 +202,10 @@ impl Bound {
                 let remote = signer::remote(&self.config, policy, Arc::clone(&entropy))?;
                 report(tasks, "signer", remote.signs());
                 self.signing = Some(remote.meters());
-                Arc::new(remote)
+                let remote = Arc::new(remote);
+                let warning = signer::warn_of_weak_protection(Arc::clone(&remote));
+                until_stopped(tasks, "protection", warning);
+                remote
             }
         };
         Issuer::start(settings, store, authority, clock, entropy)

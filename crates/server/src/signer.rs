@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use taskmint_config::{KeyKind, ServerConfig};
 use taskmint_mint::{Connect, Connection, Policy, Remote, RemoteSettings};
 use taskmint_model::{Entropy, millis};
+use taskmint_secret::Protection;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
@@ -45,6 +46,28 @@ pub(crate) fn remote(
         verify_one_in: config.signer.verify_one_in,
     };
     Ok(Remote::new(connect, settings, entropy))
+}
+
+/// Warns of each signer that keeps its keys less well than it could. Runs until dropped.
+pub(crate) async fn warn_of_weak_protection(remote: Arc<Remote>) {
+    let mut signs = remote.signs();
+    while signs.wait_for(|signs| *signs).await.is_ok() {
+        if let Some(opened) = remote.opened().filter(|opened| is_weak(&opened.protection)) {
+            tracing::warn!(
+                protection = opened.protection,
+                fix = "boot with `secretmem.enable=1`",
+                "the signer's keys are not in secret memory"
+            );
+        }
+        if signs.wait_for(|signs| !*signs).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Of the words that a signer of the same release has for it.
+fn is_weak(protection: &str) -> bool {
+    protection != Protection::Secret.to_string()
 }
 
 /// A signer that a service manager started.
@@ -181,4 +204,21 @@ fn arguments(config: &ServerConfig, policy: &Policy) -> Vec<String> {
         }
     }
     arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_but_secret_memory_is_weak() {
+        assert!(!is_weak(&Protection::Secret.to_string()));
+        for weak in [
+            Protection::Locked,
+            Protection::Unlocked,
+            Protection::Ordinary,
+        ] {
+            assert!(is_weak(&weak.to_string()), "{weak}");
+        }
+    }
 }

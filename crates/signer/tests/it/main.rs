@@ -17,4 +17,5 @@ mod fences;
 mod front_end;
 mod front_end_keys;
 mod keys;
+mod protection;
 mod support;

@@ -120,9 +120,14 @@ impl Signer {
         self.said.iter().collect::<Vec<_>>().join("\n")
     }
 
-    /// Waits for a line with these words.
-    pub(crate) fn says(&self, words: &str) {
-        while !self.said.recv_timeout(SOON).unwrap().contains(words) {}
+    /// Waits for a line with these words, and returns it.
+    pub(crate) fn says(&self, words: &str) -> String {
+        loop {
+            let line = self.said.recv_timeout(SOON).unwrap();
+            if line.contains(words) {
+                return line;
+            }
+        }
     }
 
     pub(crate) fn proc(&self, what: &str) -> PathBuf {
