@@ -1,4 +1,4 @@
-//! Agents in a process of their own, so that what they use is told from what everybody else uses.
+//! Agents in processes of their own, so that what they use is told from what everybody else uses.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -25,6 +25,10 @@ pub(crate) struct Alone {
 
 /// Where the join string of an agent is.
 const JOIN: &str = "join";
+
+/// Agents of one process. Each watch through an agent takes two descriptors there, its socket and its
+/// process, and a process may have 20,000 on many a machine.
+const TOGETHER: usize = 50;
 
 fn settings(folder: &Path, number: usize, join: JoinSource) -> Settings {
     let own = folder.join(number.to_string());
@@ -60,49 +64,64 @@ impl Alone {
     }
 }
 
-/// A process with agents; killed when dropped.
+/// Processes with agents; killed when dropped.
 pub(crate) struct Apart {
-    child: Child,
+    children: Vec<Child>,
     folder: PathBuf,
 }
 
 impl Apart {
     /// Starts an agent for each join string, and waits until all have joined.
     pub(crate) fn start(folder: &Path, joins: &[String]) -> anyhow::Result<Self> {
-        let folder = folder.join("agents");
-        for (number, join) in joins.iter().enumerate() {
-            let own = folder.join(number.to_string());
-            fs::create_dir_all(&own)?;
-            fs::write(own.join(JOIN), join)?;
-        }
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("agents-alone").arg("--folder").arg(&folder);
-        command.args(["--agents", &joins.len().to_string()]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut apart = Self {
-            child: command.spawn()?,
-            folder,
+            children: Vec::new(),
+            folder: folder.to_owned(),
         };
-        let output = apart.child.stdout.take().context("no output")?;
-        let mut line = String::new();
-        BufReader::new(output).read_line(&mut line)?;
-        ensure!(line.trim() == "ready", "the agents are not ready");
+        let mut outputs = Vec::new();
+        for (group, joins) in joins.chunks(TOGETHER).enumerate() {
+            let folder = apart.of_group(group);
+            for (number, join) in joins.iter().enumerate() {
+                let own = folder.join(number.to_string());
+                fs::create_dir_all(&own)?;
+                fs::write(own.join(JOIN), join)?;
+            }
+            let mut command = Command::new(std::env::current_exe()?);
+            command.arg("agents-alone").arg("--folder").arg(&folder);
+            command.args(["--agents", &joins.len().to_string()]);
+            command.stdin(Stdio::null()).stdout(Stdio::piped());
+            let mut child = command.spawn()?;
+            outputs.push(child.stdout.take().context("no output")?);
+            apart.children.push(child);
+        }
+        for output in outputs {
+            let mut line = String::new();
+            BufReader::new(output).read_line(&mut line)?;
+            ensure!(line.trim() == "ready", "the agents are not ready");
+        }
         Ok(apart)
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+    fn of_group(&self, group: usize) -> PathBuf {
+        self.folder.join(format!("agents-{group}"))
+    }
+
+    /// The process of the first.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.children.first().map(Child::id)
     }
 
     /// The sockets of one of them.
     pub(crate) fn sockets(&self, number: usize) -> Sockets {
-        settings(&self.folder, number, JoinSource::None).sockets
+        let folder = self.of_group(number / TOGETHER);
+        settings(&folder, number % TOGETHER, JoinSource::None).sockets
     }
 }
 
 impl Drop for Apart {
     fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
+        for child in &mut self.children {
+            drop(child.kill());
+            drop(child.wait());
+        }
     }
 }

@@ -104,7 +104,7 @@ pub(crate) async fn measure(span: Duration, held: usize) -> anyhow::Result<Vec<F
     }
     drop(events);
 
-    let share = idle(&mut tasks, agent.pid(), span, held).await?;
+    let share = idle(&mut tasks, agent.pid().context("no agent")?, span, held).await?;
     drop((agent, watch));
     world.stop().await?;
     let sync = syncs.percentile(50.0)?;

@@ -24,7 +24,11 @@ pub(crate) async fn measure(span: Duration, watchers: usize) -> anyhow::Result<V
     let heard = fan::worst(watchers, span.as_secs().clamp(5, 20))?;
     let mut figures = Vec::new();
     for agents in [0, AGENTS.min(watchers)] {
-        let (receipts, heads) = Crowd { watchers, agents }.wait(span).await?;
+        let Waited {
+            receipts,
+            heads,
+            back,
+        } = Crowd { watchers, agents }.wait(span).await?;
         let name = match agents {
             0 => format!("receipt of {watchers}"),
             _ => format!("receipt of {watchers} behind {agents} agents"),
@@ -39,6 +43,11 @@ pub(crate) async fn measure(span: Duration, watchers: usize) -> anyhow::Result<V
                 heads.percentile(50.0)?,
                 "ms",
             ),
+            Figure::new(
+                format!("{name}, lost at once: until all are back"),
+                back.as_secs_f64() * 1000.0,
+                "ms",
+            ),
         ]);
     }
     Ok(figures)
@@ -51,10 +60,19 @@ struct Crowd {
     agents: usize,
 }
 
+/// What was measured of them.
+struct Waited {
+    /// Until the last receipt, and until the first.
+    receipts: Samples,
+    heads: Samples,
+    /// Until all had the log again, after all were lost and came back at the same time.
+    back: Duration,
+}
+
 impl Crowd {
-    /// The times of last receipts, and of first ones.
-    async fn wait(&self, span: Duration) -> anyhow::Result<(Samples, Samples)> {
-        let most = self.watchers + self.agents + 64;
+    async fn wait(&self, span: Duration) -> anyhow::Result<Waited> {
+        // Those who were lost are kept in mind for a while, beside those who came back.
+        let most = 2 * self.watchers + self.agents + 64;
         let limits = format!("[watch]\nmax_per_identity = {most}\nmax_waited_for = {most}\n");
         let mut world = World::start_with(&limits).await?;
         let mut service = entry("service", UID, false);
@@ -102,9 +120,17 @@ impl Crowd {
             heads.add(durable - begun);
             receipts.add(last - begun);
         }
+        drop(player);
+        flags.push(format!("--coming={}", self.watchers));
+        let player = Player::start(&folder, (self.watchers, 0), &flags)?;
+        let back = player.ready;
         drop((player, agents));
         world.stop().await?;
-        Ok((receipts, heads))
+        Ok(Waited {
+            receipts,
+            heads,
+            back,
+        })
     }
 }
 

@@ -165,7 +165,7 @@ impl Conn {
             ensure!(
                 kind > 1 || flags & END_STREAM == 0,
                 "the server ends the watch: {}",
-                String::from_utf8_lossy(payload)
+                payload.escape_ascii()
             );
             left = rest;
         }

@@ -22,9 +22,6 @@ use super::conn::Conn;
 use super::ledger::{Ledger, now};
 use super::link::To;
 
-/// Watchers on their way in at the same time.
-const COMING: usize = 128;
-
 /// A watcher acknowledges once in a hundred of these: once a second, each at a time of its own.
 const TICK: Duration = Duration::from_millis(10);
 const TICKS: u64 = 100;
@@ -49,6 +46,9 @@ pub(crate) struct Play {
     /// Without TLS and HTTP/2.
     #[arg(long)]
     raw: bool,
+    /// Watchers on their way in at the same time.
+    #[arg(long, default_value_t = 128)]
+    coming: usize,
     /// Gaps are let pass.
     #[arg(long)]
     lossy: bool,
@@ -151,7 +151,7 @@ impl Player {
     fn come_in(&mut self) -> anyhow::Result<()> {
         let all = self.spec.watchers + self.spec.deaf;
         while self.conns.len() < all || self.coming > 0 {
-            while self.conns.len() < all && self.coming < COMING {
+            while self.conns.len() < all && self.coming < self.spec.coming {
                 let number = self.conns.len();
                 let conn = Conn::open(self.to(number)?, &format!("w{number}"))?;
                 let data = epoll::EventData::new_u64(number as u64);
