@@ -38,6 +38,15 @@ pub(crate) struct Denial {
     pub(crate) detail: Vec<String>,
 }
 
+/// What was asked, and by which process.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    process: Process,
+    action: &'static str,
+    /// Of whom, where it was asked of somebody else; empty if not.
+    about: &'a str,
+}
+
 /// Gives denials their ids and has them kept.
 pub(crate) struct Denials {
     clock: Arc<dyn Clock>,
@@ -47,7 +56,8 @@ pub(crate) struct Denials {
     metrics: Arc<Metrics>,
 }
 
-type Key = (Process, &'static str, &'static str);
+/// Who asked, for what, about whom, and why not.
+type Key = (Process, &'static str, Box<str>, &'static str);
 
 #[derive(Default)]
 struct Recent {
@@ -88,11 +98,34 @@ impl Denial {
         Self { detail, ..self }
     }
 
+    fn with(self, id: DenialId) -> Denied {
+        Denied::new(self.code, self.reason, self.message)
+            .fix(self.fix)
+            .id(id)
+    }
+
     /// As a status without id and story: what merely has to be asked for rightly, or again.
     pub(crate) fn status(self) -> Status {
         Denied::new(self.code, self.reason, self.message)
             .fix(self.fix)
             .into()
+    }
+}
+
+impl Asked<'static> {
+    /// By a process for itself.
+    pub(crate) fn new(process: Process, action: &'static str) -> Self {
+        let about = "";
+        Self {
+            process,
+            action,
+            about,
+        }
+    }
+
+    /// By the same process, of somebody else.
+    pub(crate) fn about<'a>(self, about: &'a str) -> Asked<'a> {
+        Asked { about, ..self }
     }
 }
 
@@ -118,29 +151,11 @@ impl Denials {
 
     /// Denies `caller` something: logs it, has it kept, and answers with an id.
     pub(crate) fn give(&self, caller: &Caller, action: &'static str, denial: Denial) -> Status {
-        self.metrics.denied(denial.reason);
-        // What has to be tried again leaves no story: nobody will ask about it.
-        if matches!(denial.code, Code::Unavailable | Code::ResourceExhausted) {
-            return denial.status();
+        let asked = Asked::new(caller.process(), action);
+        match self.keep(&asked, &denial, || caller.to_wire()) {
+            Some(id) => denial.with(id).facts(caller.selectors().clone()).into(),
+            None => denial.status(),
         }
-        let (id, new) = self.id((caller.process(), action, denial.reason));
-        if new {
-            tracing::warn!(
-                %id,
-                reason = denial.reason,
-                action,
-                process = %caller.process(),
-                uid = caller.uid(),
-                "denied: {}",
-                denial.message
-            );
-            self.report(caller, action, id, &denial);
-        }
-        Denied::new(denial.code, denial.reason, denial.message)
-            .fix(denial.fix)
-            .id(id)
-            .facts(caller.selectors().clone())
-            .into()
     }
 
     /// Denies a peer that could not be attested: all there is of it is what the socket says.
@@ -151,28 +166,42 @@ impl Denials {
         action: &'static str,
         denial: Denial,
     ) -> Status {
-        self.metrics.denied(denial.reason);
-        if denial.code == Code::Unavailable {
-            return denial.status();
+        let caller = || node::Caller {
+            process: process.to_string(),
+            uid,
+            selectors: Vec::new(),
+        };
+        match self.keep(&Asked::new(process, action), &denial, caller) {
+            Some(id) => denial.with(id).into(),
+            None => denial.status(),
         }
-        let (id, new) = self.id((process, action, denial.reason));
-        if new {
-            tracing::warn!(%id, reason = denial.reason, action, %process, uid, "denied: {}", denial.message);
-            let caller = node::Caller {
-                process: process.to_string(),
-                uid,
-                selectors: Vec::new(),
-            };
-            self.send(id, action, caller, &denial);
-        }
-        Denied::new(denial.code, denial.reason, denial.message)
-            .fix(denial.fix)
-            .id(id)
-            .into()
     }
 
-    fn report(&self, caller: &Caller, action: &'static str, id: DenialId, denial: &Denial) {
-        self.send(id, action, caller.to_wire(), denial);
+    /// Counts a denial, logs it and has it kept, for whoever answers in words of its own; its id.
+    /// None for what has to be tried again: it leaves no story, for nobody will ask about it.
+    pub(crate) fn keep(
+        &self,
+        asked: &Asked<'_>,
+        denial: &Denial,
+        caller: impl FnOnce() -> node::Caller,
+    ) -> Option<DenialId> {
+        self.metrics.denied(denial.reason);
+        if matches!(denial.code, Code::Unavailable | Code::ResourceExhausted) {
+            return None;
+        }
+        let Asked {
+            process,
+            action,
+            about,
+        } = *asked;
+        let (id, new) = self.id((process, action, about.into(), denial.reason));
+        if new {
+            let (reason, caller) = (denial.reason, caller());
+            let uid = caller.uid;
+            tracing::warn!(%id, reason, action, %process, uid, about, "denied: {}", denial.message);
+            self.send(id, action, caller, denial);
+        }
+        Some(id)
     }
 
     fn send(&self, id: DenialId, action: &str, caller: node::Caller, denial: &Denial) {
@@ -199,7 +228,7 @@ impl Denials {
             return (*id, false);
         }
         let id = DenialId::new(now, &*self.entropy);
-        if recent.ids.insert(key, (id, now)).is_none() {
+        if recent.ids.insert(key.clone(), (id, now)).is_none() {
             recent.order.push_back(key);
         }
         if recent.order.len() > REMEMBERED

@@ -41,7 +41,7 @@ impl StatusCheck for Status {
     fn check(&self, binding: &TaskBinding) -> Result<(), Refused> {
         match self.0.get() {
             Some(watch) => watch.check(binding),
-            None => Err(Refused::new(
+            None => Err(Refused::unavailable(
                 "STATUS_UNKNOWN",
                 "the agent does not follow the revocation log yet",
             )),

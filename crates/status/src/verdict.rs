@@ -52,6 +52,25 @@ impl Refusal {
             Self::Forked => "LOG_FORKED",
         }
     }
+
+    /// Whether it is said of this place. The others are said of the verifier: it can believe
+    /// nothing now, of whatever task.
+    #[must_use]
+    pub fn is_about_place(self) -> bool {
+        match self {
+            Self::TaskEnded
+            | Self::TaskSuspended
+            | Self::BelowFloor
+            | Self::BeyondLimit
+            | Self::OtherLog => true,
+            Self::NotSynced
+            | Self::NonceUnanswered
+            | Self::Stale
+            | Self::ClockJumped
+            | Self::DriftUsed
+            | Self::Forked => false,
+        }
+    }
 }
 
 impl fmt::Display for Refusal {

@@ -11,6 +11,8 @@ pub struct Refused {
     pub reason: &'static str,
     /// For people.
     pub message: String,
+    /// Nothing can be known now, of whatever credential: asked again later, the answer may be yes.
+    pub unavailable: bool,
 }
 
 /// What stands between a credential and a yes.
@@ -50,6 +52,15 @@ impl Refused {
         Self {
             reason,
             message: message.into(),
+            unavailable: false,
+        }
+    }
+
+    /// The same where nothing can be known now, of whatever credential.
+    pub fn unavailable(reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            unavailable: true,
+            ..Self::new(reason, message)
         }
     }
 }

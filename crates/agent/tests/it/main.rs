@@ -11,6 +11,7 @@
 
 mod bad_input;
 mod command;
+mod envoy;
 mod fake;
 mod holding;
 mod log;

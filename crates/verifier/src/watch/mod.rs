@@ -175,7 +175,12 @@ impl Watch {
     }
 
     fn refused(&self, refusal: Refusal) -> Refused {
-        Refused::new(refusal.reason(), self.shared.words(refusal))
+        let (reason, words) = (refusal.reason(), self.shared.words(refusal));
+        if refusal.is_about_place() {
+            Refused::new(reason, words)
+        } else {
+            Refused::unavailable(reason, words)
+        }
     }
 }
 

@@ -113,16 +113,8 @@ impl Shared {
 
     /// A refusal in words; where nothing can be believed, with the age and what is in the way.
     pub(super) fn words(&self, refusal: Refusal) -> String {
-        let about_task = matches!(
-            refusal,
-            Refusal::TaskEnded
-                | Refusal::TaskSuspended
-                | Refusal::BelowFloor
-                | Refusal::BeyondLimit
-                | Refusal::OtherLog
-        );
         let mut words = refusal.to_string();
-        if about_task {
+        if refusal.is_about_place() {
             return words;
         }
         let report = self.report.borrow();

@@ -70,7 +70,11 @@ impl Stage {
     fn ask(&self, index: u64) -> Result<(), &'static str> {
         self.watch
             .check(&self.world.binding(index))
-            .map_err(|refused| refused.reason)
+            .map_err(|refused| {
+                let of_task = refused.reason.starts_with("TASK_");
+                assert_eq!(refused.unavailable, !of_task, "{}", refused.reason);
+                refused.reason
+            })
     }
 
     /// Waits until the watch is in a state, however long that takes.
