@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use taskmint_config::{AgentConfig, NodeAttestor};
+use taskmint_config::{AgentConfig, NodeAttestor, SecretSource};
 use taskmint_model::{SystemClock, SystemEntropy};
 
 use crate::settings::{JoinSource, Limits, NodeProof, ServerAddress, Settings, Sockets};
@@ -23,9 +23,11 @@ impl From<AgentConfig> for Settings {
         Self {
             trust_domain: config.trust_domain,
             data_dir: config.data_dir,
-            join: config
-                .join_string_file
-                .map_or(JoinSource::None, JoinSource::File),
+            join: match config.join_string_file {
+                Some(SecretSource::File(path)) => JoinSource::File(path),
+                Some(SecretSource::StandardInput) => JoinSource::StandardInput,
+                None => JoinSource::None,
+            },
             server: ServerAddress {
                 node: config.server.address.map(|address| address.to_string()),
                 watch: config

@@ -8,13 +8,14 @@ use rustls_pki_types::CertificateDer;
 use taskmint_attest::NodeProver;
 use taskmint_client::bootstrap::{self, BootstrapError, JoinString};
 use taskmint_client::{Endpoint, connect};
-use taskmint_config::secret;
+use taskmint_config::secret::{self, SecretError};
 use taskmint_id::{BundleSet, TrustDomain};
 use taskmint_model::Clock;
 use taskmint_node_join_token::JoinTokenProver;
 use taskmint_node_x509pop::X509PopProver;
 use taskmint_verifier::Trust;
 use taskmint_verifier::tls::{Identity, authorize, client_config};
+use tokio::sync::OnceCell;
 use tonic::transport::Channel;
 use zeroize::Zeroizing;
 
@@ -25,6 +26,8 @@ use crate::upstream::{Bootstrap, Upstream, UpstreamError};
 /// Reaches the server over TLS.
 pub(crate) struct Mtls {
     join: JoinSource,
+    /// What standard input gave: it can be read only once, and an attempt may have to be repeated.
+    given: OnceCell<Zeroizing<Vec<u8>>>,
     server: ServerAddress,
     proof: NodeProof,
     trust_domain: Option<TrustDomain>,
@@ -37,6 +40,7 @@ impl Mtls {
     pub(crate) fn new(settings: &Settings) -> Self {
         Self {
             join: settings.join.clone(),
+            given: OnceCell::new(),
             server: settings.server.clone(),
             proof: settings.proof.clone(),
             trust_domain: settings.trust_domain.clone(),
@@ -44,16 +48,16 @@ impl Mtls {
         }
     }
 
-    /// The join string, or what the configuration says in its place. Read anew each time: an
-    /// operator may have put a fresh one there.
+    /// The join string, or what the configuration says in its place. A file is read anew each time:
+    /// an operator may have put a fresh one there.
     async fn join_string(&self) -> Result<JoinString, UpstreamError> {
         let mut join = match &self.join {
             JoinSource::None => self.pinned()?,
             JoinSource::Text(text) => parse(text)?,
-            JoinSource::File(path) => {
-                let bytes = read_secret(path).await?;
-                let text = str::from_utf8(&bytes);
-                parse(text.map_err(|_| missing("the join string is no text".to_owned()))?)?
+            JoinSource::File(path) => parse_octets(&read_secret(path).await?)?,
+            JoinSource::StandardInput => {
+                let read = || wait_for(secret::read_standard_input);
+                parse_octets(self.given.get_or_try_init(read).await?)?
             }
         };
         if let Some(address) = &self.server.node {
@@ -179,14 +183,24 @@ fn parse(text: &str) -> Result<JoinString, UpstreamError> {
         .map_err(|error: bootstrap::JoinStringError| missing(error.to_string()))
 }
 
+fn parse_octets(octets: &[u8]) -> Result<JoinString, UpstreamError> {
+    let text = str::from_utf8(octets);
+    parse(text.map_err(|_| missing("the join string is no text".to_owned()))?)
+}
+
 fn missing(why: String) -> UpstreamError {
     UpstreamError::Bootstrap { why }
 }
 
 async fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, UpstreamError> {
     let path = path.to_owned();
-    let read = tokio::task::spawn_blocking(move || secret::read(&path)).await;
-    match read {
+    wait_for(move || secret::read(&path)).await
+}
+
+async fn wait_for(
+    read: impl FnOnce() -> Result<Zeroizing<Vec<u8>>, SecretError> + Send + 'static,
+) -> Result<Zeroizing<Vec<u8>>, UpstreamError> {
+    match tokio::task::spawn_blocking(read).await {
         Ok(Ok(secret)) => Ok(secret),
         Ok(Err(error)) => {
             let cause = std::error::Error::source(&error).map(|e| format!(": {e}"));

@@ -49,6 +49,8 @@ pub enum JoinSource {
     Text(Zeroizing<String>),
     /// A file with it.
     File(PathBuf),
+    /// Standard input, read to its end and once, when the node has to attest.
+    StandardInput,
 }
 
 /// How to reach the server and know it, beside the join string.
@@ -171,6 +173,7 @@ impl std::fmt::Debug for JoinSource {
             Self::None => f.write_str("None"),
             Self::Text(_) => f.write_str("Text(..)"),
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::StandardInput => f.write_str("StandardInput"),
         }
     }
 }

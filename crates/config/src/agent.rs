@@ -12,7 +12,8 @@ use crate::reader::Reader;
 use crate::schema::{self, Checked, LoadError, Schema};
 use crate::sheet::Key;
 use crate::types::{
-    Address, Fingerprint, Log, Rate, choice, refuse_shared_paths, socket_path, warn_of_open_http,
+    Address, Fingerprint, Log, Rate, SecretSource, choice, refuse_shared_paths, socket_path,
+    warn_of_open_http,
 };
 
 /// The credential under which a service manager hands over the join string.
@@ -28,9 +29,9 @@ pub struct AgentConfig {
     pub trust_domain: Option<TrustDomain>,
     /// Where its state is.
     pub data_dir: PathBuf,
-    /// The file with the join string. Read only until the node is attested, and it may be absent
-    /// after that.
-    pub join_string_file: Option<PathBuf>,
+    /// Where the join string is. Read only until the node is attested, and it may be absent after
+    /// that.
+    pub join_string_file: Option<SecretSource>,
     /// The server, where the join string does not say it or says it wrong.
     pub server: Server,
     /// How the node proves what it is.
@@ -188,10 +189,10 @@ impl Schema for AgentConfig {
         let data_dir = reader
             .value("data_dir")
             .or(PathBuf::from("/var/lib/taskmint-agent"));
-        let mut join_string_file = reader.value::<PathBuf>("join_string_file").optional();
+        let mut join_string_file = reader.value::<SecretSource>("join_string_file").optional();
         let server = reader.table("server", Server::read);
         if !reader.is_given("join_string_file") && server.root_sha256.is_none() {
-            join_string_file = reader.credential(JOIN_STRING);
+            join_string_file = reader.credential(JOIN_STRING).map(SecretSource::File);
         }
         let node_attestor = reader.table("node_attestor", NodeAttestor::read);
         check_bootstrap(reader, join_string_file.is_some(), &node_attestor);

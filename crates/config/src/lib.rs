@@ -48,7 +48,7 @@ pub use server::{
 };
 pub use sheet::{Key, Setting};
 pub use show::show;
-pub use types::{Address, Fingerprint, Log, LogFilter, LogFormat, PublicUrl, Rate};
+pub use types::{Address, Fingerprint, Log, LogFilter, LogFormat, PublicUrl, Rate, SecretSource};
 pub use value::parse_duration;
 
 #[cfg(test)]

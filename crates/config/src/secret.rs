@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -67,24 +68,40 @@ pub enum SecretError {
 ///
 /// [`SecretError`]: unreadable, no regular file, open to others, someone else's, empty, too long.
 pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
-    let failed = |source| SecretError::Read {
-        path: path.to_owned(),
-        source,
-    };
     let (file, length) = open(path)?;
+    // More than that, and it grew while it was read.
+    read_all(file, length, path)
+}
+
+/// Reads a secret from standard input, to its end. The bytes are wiped when dropped.
+///
+/// # Errors
+///
+/// [`SecretError`]: unreadable, empty, too long.
+pub fn read_standard_input() -> Result<Zeroizing<Vec<u8>>, SecretError> {
+    let name = Path::new("standard input");
+    // Not by `io::stdin`, whose buffer nobody wipes.
+    let descriptor = io::stdin().as_fd().try_clone_to_owned();
+    let file = descriptor
+        .map(File::from)
+        .map_err(|source| SecretError::Read {
+            path: name.to_owned(),
+            source,
+        })?;
+    read_all(file, MAX_SECRET, name)
+}
+
+/// Reads to the end of what is called `path` in errors, `most` octets and no more.
+fn read_all(from: impl Read, most: usize, path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
+    let path = path.to_owned();
     // The right size from the start: a buffer that grows leaves copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(length + 1));
-    let mut limited = file.take(u64::try_from(length + 1).unwrap_or(u64::MAX));
-    limited.read_to_end(&mut bytes).map_err(failed)?;
-    match bytes.len() {
-        0 => Err(SecretError::Empty {
-            path: path.to_owned(),
-        }),
-        // It grew while it was read.
-        read if read > length => Err(SecretError::TooLong {
-            path: path.to_owned(),
-        }),
-        _ => Ok(bytes),
+    let mut bytes = Zeroizing::new(Vec::with_capacity(most + 1));
+    let mut limited = from.take(u64::try_from(most + 1).unwrap_or(u64::MAX));
+    match limited.read_to_end(&mut bytes) {
+        Err(source) => Err(SecretError::Read { path, source }),
+        Ok(0) => Err(SecretError::Empty { path }),
+        Ok(read) if read > most => Err(SecretError::TooLong { path }),
+        Ok(_) => Ok(bytes),
     }
 }
 
@@ -148,6 +165,24 @@ mod tests {
         fs::write(&path, content).expect("written");
         fs::set_permissions(&path, Permissions::from_mode(mode)).expect("set");
         (folder, path)
+    }
+
+    #[test]
+    fn a_stream_is_read_to_its_end_and_no_further_than_any_secret_goes() {
+        let name = Path::new("standard input");
+        let read = |from: &mut dyn Read| read_all(from, MAX_SECRET, name);
+        // In pieces, as a pipe gives them.
+        let secret = read(&mut b"first ".chain(&b"second"[..])).expect("read");
+        assert_eq!(**secret, *b"first second");
+        let longest = read(&mut io::repeat(b'x').take(MAX_SECRET as u64)).expect("read");
+        assert_eq!(longest.len(), MAX_SECRET);
+        // One octet too many, and one that never ends.
+        let mut longer = io::repeat(b'x').take(MAX_SECRET as u64 + 1);
+        for from in [&mut longer as &mut dyn Read, &mut io::repeat(b'x')] {
+            assert!(matches!(read(from), Err(SecretError::TooLong { .. })));
+        }
+        let empty = read(&mut io::empty()).expect_err("nothing");
+        assert_eq!(empty.to_string(), "`standard input` is empty");
     }
 
     #[test]

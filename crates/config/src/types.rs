@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use crate::reader::Reader;
 use crate::sheet::quoted;
@@ -39,6 +40,35 @@ macro_rules! choice {
     };
 }
 pub(crate) use choice;
+
+/// Where a secret is: never the secret itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// In a file, which [`secret::read`](crate::secret::read) reads.
+    File(PathBuf),
+    /// On standard input, written `-`, which
+    /// [`secret::read_standard_input`](crate::secret::read_standard_input) reads.
+    StandardInput,
+}
+
+impl Written for SecretSource {
+    const WHAT: &'static str = "an absolute path such as `\"/etc/taskmint/join-string\"`, or `\"-\"` \
+                                for standard input";
+
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        match text {
+            "-" => Ok(Self::StandardInput),
+            path => PathBuf::parse(path).map(Self::File),
+        }
+    }
+
+    fn write(&self) -> String {
+        match self {
+            Self::File(path) => path.write(),
+            Self::StandardInput => "-".to_owned(),
+        }
+    }
+}
 
 /// How logs look and what is in them.
 #[derive(Clone, Debug, PartialEq, Eq)]

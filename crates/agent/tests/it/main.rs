@@ -14,6 +14,7 @@ mod command;
 mod envoy;
 mod fake;
 mod holding;
+mod join;
 mod log;
 mod node;
 mod puppet;

@@ -1,7 +1,7 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::{AgentConfig, NodeAttestor};
+use crate::{AgentConfig, NodeAttestor, SecretSource};
 
 const PIN: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 
@@ -24,7 +24,7 @@ fn every_mistake_says_where_and_what_to_write() {
         ),
         (
             "join_string_file = \"tm1.secret\"",
-            "a:1:20: `join_string_file`: write an absolute path such as `\"/var/lib/taskmint\"`",
+            "a:1:20: `join_string_file`: write an absolute path such as `\"/etc/taskmint/join-string\"`, or `\"-\"` for standard input",
         ),
         (
             "task_socket = \"/run/taskmint/workload.sock\"",
@@ -139,7 +139,14 @@ fn a_join_string_is_needed_only_once_so_its_absence_is_a_warning() {
         .config
         .join_string_file
         .expect("from the credentials");
-    assert_eq!(file, Path::new("/run/credentials/x/taskmint-join-string"));
+    let credential = PathBuf::from("/run/credentials/x/taskmint-join-string");
+    assert_eq!(file, SecretSource::File(credential));
+
+    // What is written counts before a credential, and a flag before what is written.
+    let credentials = ("CREDENTIALS_DIRECTORY".into(), "/run/credentials/x".into());
+    let overrides = Overrides::new([credentials], ["join_string_file=-".to_owned()]);
+    let config = AgentConfig::parse("join_string_file = \"/j\"", "a", &overrides).expect("right");
+    assert_eq!(config.join_string_file, Some(SecretSource::StandardInput));
 }
 
 #[test]
