@@ -69,13 +69,22 @@ impl Issuer {
         let (mut after, mut first) = (None, Ok(()));
         while let Some(page) = self.held_after(node, after).await? {
             after = page.last().copied();
-            let mut tasks = Vec::with_capacity(page.len());
-            for id in page {
-                tasks.extend(self.store.task(id).await?);
-            }
+            let tasks = self.known(&page).await?;
             first = first.and(self.each_of(tasks, &act).await);
         }
         first
+    }
+
+    /// Those of these tasks that are there.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub(crate) async fn known(&self, ids: &[TaskId]) -> Result<Vec<Task>, Refused> {
+        let mut tasks = Vec::with_capacity(ids.len());
+        for id in ids {
+            tasks.extend(self.store.task(*id).await?);
+        }
+        Ok(tasks)
     }
 
     /// Ends each of these tasks, and what is below them.

@@ -1,5 +1,6 @@
 //! A node's session: its lease, and everything it may know, pushed when it changes.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use taskmint_id::Bundle;
@@ -15,7 +16,14 @@ use crate::refusal::{deny, status};
 /// Clients of the Workload API read messages of 4 MiB, and SVIDs must fit beside the lists.
 const MAX_CRLS: usize = 3 << 20;
 
+/// Inventories that wait for an answer: more are only sent to a node that falls behind.
+const MAX_UNANSWERED: usize = 8;
+
 type Answer = node::session_response::Message;
+
+/// The tasks that the node was told of and has not answered for, oldest first. An answer is to one
+/// of them alone: a task that began after it must not end by it.
+type Inventories = VecDeque<Vec<TaskId>>;
 
 /// Everything that a running session needs.
 pub(crate) struct Run {
@@ -48,9 +56,9 @@ impl Run {
         let mut bars = self.issuer.lifted_bars();
         let mut crls = self.issuer.crls();
         let id = self.session.node.id.clone();
-        let mut inventory: Vec<TaskId> = Vec::new();
+        let mut inventories = Inventories::new();
 
-        self.send_inventory(&mut inventory).await?;
+        self.send_inventory(&mut inventories).await?;
         let first = bundle_message(&bundle.borrow_and_update());
         self.send(first).await?;
         entries.mark_unchanged();
@@ -62,7 +70,7 @@ impl Run {
         loop {
             tokio::select! {
                 request = requests.message() => match request?.and_then(|r| r.message) {
-                    Some(message) => self.on_request(message, &mut inventory).await?,
+                    Some(message) => self.on_request(message, &mut inventories).await?,
                     None => return Ok(()),
                 },
                 changed = tasks.recv() => match changed {
@@ -86,7 +94,7 @@ impl Run {
                     Ok(_) => {}
                     // Too much at once: the whole inventory says the same in fewer words.
                     Err(RecvError::Lagged(_)) => {
-                        self.send_inventory(&mut inventory).await?;
+                        self.send_inventory(&mut inventories).await?;
                     }
                     Err(RecvError::Closed) => return Ok(()),
                 },
@@ -125,19 +133,16 @@ impl Run {
     async fn on_request(
         &mut self,
         message: node::session_request::Message,
-        inventory: &mut Vec<TaskId>,
+        inventories: &mut Inventories,
     ) -> Result<(), End> {
         let id = &self.session.node.id;
         match message {
             node::session_request::Message::Open(open) if open.adopted => {
-                let adopted: Vec<TaskId> = open
-                    .adopted_task_ids
-                    .iter()
-                    .filter_map(|id| id.parse().ok())
-                    .collect();
-                let ended = self.issuer.adopt(id, inventory, &adopted).await?;
+                // Of what it was not told it can adopt nothing, and nothing of it ends.
+                let inventory = inventories.pop_front().unwrap_or_default();
+                let adopted = open.adopted_task_ids;
+                let ended = self.issuer.adopt(id, &inventory, &adopted).await?;
                 tracing::info!(node = %id, adopted = adopted.len(), ended, "tasks adopted");
-                inventory.clear();
             }
             node::session_request::Message::Open(_) => {}
             node::session_request::Message::Lease(lease) => {
@@ -152,10 +157,15 @@ impl Run {
         Ok(())
     }
 
-    async fn send_inventory(&mut self, inventory: &mut Vec<TaskId>) -> Result<(), End> {
+    async fn send_inventory(&mut self, inventories: &mut Inventories) -> Result<(), End> {
+        if inventories.len() >= MAX_UNANSWERED {
+            let message = "the node has not said yet which of its tasks it adopts";
+            let status = deny(Code::ResourceExhausted, "INVENTORY_UNANSWERED", message);
+            return Err(End::Refused(Box::new(status)));
+        }
         let settings = self.issuer.settings();
         let tasks = self.issuer.tasks_on(&self.session.node.id).await?;
-        *inventory = tasks.iter().map(|task| task.id).collect();
+        inventories.push_back(tasks.iter().map(|task| task.id).collect());
         let message = node::session_response::Inventory {
             tasks: tasks.iter().map(Into::into).collect(),
             lapsed: self.session.lapsed,
@@ -264,3 +274,6 @@ pub(crate) fn bundle(bundle: &Bundle) -> node::Bundle {
 fn bundle_message(of: &Bundle) -> Answer {
     Answer::Bundle(bundle(of))
 }
+
+#[cfg(test)]
+mod tests;

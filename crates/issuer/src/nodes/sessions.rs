@@ -1,11 +1,12 @@
 //! Sessions of nodes, and the leases by which their tasks live.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use taskmint_id::SpiffeId;
 use taskmint_model::{Node, TaskId};
 
-use super::NodeIdentity;
+use super::{NodeIdentity, PAGE};
 use crate::leases::Renewal;
 use crate::refused::{RefusalKind, Refused};
 use crate::{Cause, Issuer, Principal};
@@ -75,24 +76,31 @@ impl Issuer {
         self.leases.connected(node)
     }
 
-    /// P12: a reconnected agent adopts tasks whose holder lives, and the rest end.
+    /// P12: a reconnected agent adopts tasks whose holder lives, and the rest of those that it was
+    /// told of end. Returns how many those are.
     ///
     /// # Errors
-    /// When the store can't write.
+    /// `BAD_TASK_ID`; `TOO_MANY_ADOPTED`, more than it was told of; when the store can't write.
     pub async fn adopt(
         &self,
         node: &SpiffeId,
         inventory: &[TaskId],
-        adopted: &[TaskId],
-    ) -> Result<u64, Refused> {
+        adopted: &[String],
+    ) -> Result<usize, Refused> {
+        let adopted = read_adopted(adopted, inventory.len())?;
+        let gone = inventory.iter().filter(|id| !adopted.contains(id));
+        let gone: Vec<_> = gone.copied().collect();
         let who = Principal::Node(node.clone());
-        let mut ended = 0;
-        for id in inventory.iter().filter(|id| !adopted.contains(id)) {
-            self.end(&who, *id, Cause::HOLDER_DIED, "the holder was gone")
-                .await?;
-            ended += 1;
+        let end = async |id| {
+            let ended = self.end(&who, id, Cause::HOLDER_DIED, "the holder was gone");
+            ended.await.map(drop)
+        };
+        let mut first = Ok(());
+        for page in gone.chunks(PAGE) {
+            let tasks = self.known(page).await?;
+            first = first.and(self.each_of(tasks, &end).await);
         }
-        Ok(ended)
+        first.map(|()| gone.len())
     }
 
     /// Ends the tasks of nodes whose lease has lapsed.
@@ -113,4 +121,16 @@ impl Issuer {
         };
         self.each_held(node, end).await
     }
+}
+
+/// No more than `most`, each of them a task id.
+fn read_adopted(ids: &[String], most: usize) -> Result<HashSet<TaskId>, Refused> {
+    let invalid = |reason, message: String| Refused::new(RefusalKind::Invalid, reason, message);
+    if ids.len() > most {
+        let message = format!("{} tasks adopted of {most} that were told", ids.len());
+        return Err(invalid("TOO_MANY_ADOPTED", message));
+    }
+    let read = |id: &String| id.parse();
+    let read: Result<_, taskmint_model::IdError> = ids.iter().map(read).collect();
+    read.map_err(|error| invalid("BAD_TASK_ID", error.to_string()))
 }
