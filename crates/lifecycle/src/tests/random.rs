@@ -26,11 +26,14 @@ enum Step {
 /// What a begin asks for, sometimes too much.
 #[derive(Debug, Clone)]
 struct Wish {
-    scopes: Option<BTreeSet<&'static str>>,
+    authority: Option<(Items, Items)>,
     ttl: Option<u64>,
     limit: Option<u64>,
     limits: Option<(u32, u8)>,
 }
+
+/// Scopes, or audiences.
+type Items = BTreeSet<&'static str>;
 
 /// Who acts; an ancestor by how far above it is.
 #[derive(Debug, Clone, Copy)]
@@ -43,16 +46,19 @@ enum Who {
 }
 
 fn wish() -> impl Strategy<Value = Wish> {
+    // Each with one that the entry lacks.
     let scope = prop::sample::select(vec!["a", "b", "c", "d"]);
+    let audience = prop::sample::select(vec!["x", "y", "z"]);
+    let items = |item| prop::collection::btree_set(item, 0..3);
     // Mostly modest: trees that are refused at their root never get deep.
     (
-        prop::option::weighted(0.2, prop::collection::btree_set(scope, 0..3)),
+        prop::option::weighted(0.2, (items(scope), items(audience))),
         prop::option::weighted(0.2, 1u64..4000),
         prop::option::weighted(0.2, 1u64..8000),
         prop::option::weighted(0.2, (0u32..4, 0u8..4)),
     )
-        .prop_map(|(scopes, ttl, limit, limits)| Wish {
-            scopes,
+        .prop_map(|(authority, ttl, limit, limits)| Wish {
+            authority,
             ttl,
             limit,
             limits,
@@ -98,11 +104,13 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn wished(kind: TaskKind, wish: &Wish) -> Ask {
+    let owned = |items: &Items| items.iter().map(|item| (*item).to_owned()).collect();
+    let authority = |(scopes, audiences): &(Items, Items)| Authority {
+        scopes: owned(scopes),
+        audiences: owned(audiences),
+    };
     Ask {
-        authority: wish.scopes.as_ref().map(|scopes| Authority {
-            scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
-            audiences: BTreeSet::new(),
-        }),
+        authority: wish.authority.as_ref().map(authority),
         ttl: wish.ttl.map(secs),
         limit: wish.limit.map(secs),
         limits: wish
