@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use rustls::client::Resumption;
 use rustls::server::ServerSessionMemoryCache;
-use rustls::{ClientConfig, HandshakeKind, ServerConfig};
+use rustls::version::{TLS12, TLS13};
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, ServerConfig, SupportedProtocolVersion,
+};
 use rustls_pki_types::{CertificateDer, ServerName};
 use taskmint_id::BundleSet;
 use taskmint_testkit::TestLeaf;
@@ -289,6 +292,92 @@ async fn where_a_service_turns_resumption_on_an_ended_task_slips_through_and_rec
     assert_eq!(again(&stage.world.clock), "SVID_EXPIRED");
     stage.trust.set(BundleSet::new());
     assert_eq!(again(&stage.world.clock), "TRUST_DOMAIN_UNKNOWN");
+}
+
+/// A service that gives tickets, and sessions to TLS 1.2, and takes early data.
+fn generous(leaf: &TestLeaf, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut server = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(identity(leaf)));
+    server.session_storage = ServerSessionMemoryCache::new(32);
+    server.send_tls13_tickets = 2;
+    server.max_early_data_size = 1 << 10;
+    server
+}
+
+/// How a client and a server met, as the client saw it.
+async fn kind(server: &Arc<ServerConfig>, client: &Arc<ClientConfig>) -> Option<HandshakeKind> {
+    let (server, client) = meet(server, client).await;
+    server.unwrap();
+    client.unwrap().get_ref().1.handshake_kind()
+}
+
+/// Whether a client would send something before the server is judged.
+fn would_send_early(client: &Arc<ClientConfig>) -> bool {
+    let name = ServerName::try_from("service.example").unwrap();
+    let mut hello = ClientConnection::new(Arc::clone(client), name).unwrap();
+    hello.early_data().is_some()
+}
+
+#[tokio::test]
+async fn our_client_takes_no_ticket_and_no_session_of_a_server_that_gives_them() {
+    let stage = Stage::new();
+    let service = stage.world.task("/billing", 1);
+    for versions in [&[&TLS13][..], &[&TLS12]] {
+        let server = Arc::new(generous(&service, versions));
+        let client = Arc::new(stage.client(None, authorize::anyone()));
+        for _ in 0..3 {
+            assert_eq!(kind(&server, &client).await, Some(HandshakeKind::Full));
+        }
+        // So the end of the server's task is noticed by the next one.
+        stage.statuses.end(stage.world.binding(1).place);
+        let error = meet(&server, &client).await.1.unwrap_err();
+        assert_eq!(refusal_of(&error).unwrap().reason(), "TASK_ENDED");
+        stage.statuses.forget();
+
+        // One that wants to does resume there.
+        let mut eager = stage.client(None, authorize::anyone());
+        eager.resumption = Resumption::in_memory_sessions(8);
+        let eager = Arc::new(eager);
+        assert_eq!(kind(&server, &eager).await, Some(HandshakeKind::Full));
+        assert_eq!(kind(&server, &eager).await, Some(HandshakeKind::Resumed));
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_sent_or_taken_before_the_handshake_is_over() {
+    let stage = Stage::new();
+    let service = stage.world.task("/billing", 1);
+    let ours = || stage.server(&service, Clients::Optional, authorize::anyone());
+    let client = || stage.client(None, authorize::anyone());
+    assert_eq!(ours().max_early_data_size, 0);
+    assert!(!client().enable_early_data);
+
+    // A client that wants to, with a ticket: not at our server, even where its owner gives tickets.
+    let eager = || {
+        let mut eager = client();
+        eager.resumption = Resumption::in_memory_sessions(8);
+        eager.enable_early_data = true;
+        Arc::new(eager)
+    };
+    let mut with_tickets = ours();
+    with_tickets.session_storage = ServerSessionMemoryCache::new(32);
+    with_tickets.send_tls13_tickets = 2;
+    let (at_ours, at_theirs) = (eager(), eager());
+    kind(&Arc::new(with_tickets), &at_ours).await;
+    assert!(!would_send_early(&at_ours));
+    // At one that takes it, it would; ours would not.
+    let generous = Arc::new(generous(&service, &[&TLS13]));
+    kind(&generous, &at_theirs).await;
+    assert!(would_send_early(&at_theirs));
+    let mut ours = client();
+    ours.resumption = Resumption::in_memory_sessions(8);
+    let ours = Arc::new(ours);
+    kind(&generous, &ours).await;
+    assert!(!would_send_early(&ours));
 }
 
 #[tokio::test]
