@@ -220,7 +220,7 @@ pub struct X509Pop {
 pub struct Admin {
     /// The unix socket of the admin API.
     pub socket: PathBuf,
-    /// Who may use the socket, beside the server's own user.
+    /// Who may use the socket, beside the server's own user and root.
     pub allowed_uids: Vec<u32>,
     /// Who may use the admin API over mTLS (P31).
     pub grants: Vec<Grant>,

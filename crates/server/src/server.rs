@@ -86,7 +86,7 @@ pub struct Running {
 
 /// Why a server can't serve. The chain of causes says it all.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:#}")]
+#[error(transparent)]
 pub struct ServeError(#[from] anyhow::Error);
 
 impl Server {

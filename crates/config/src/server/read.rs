@@ -209,7 +209,8 @@ impl Keys {
                         format!(
                             "missing, and no credential `{SEALING_KEY}` was given: write \
                              `sealing_key_file = \"/etc/taskmint/sealing-key\"` in `[keys]`, a \
-                             file of mode 0600 with 32 random bytes"
+                             file of mode 0600 with 32 random bytes; or name a signer that has it, \
+                             `socket` in `[signer]`"
                         ),
                     );
                 }

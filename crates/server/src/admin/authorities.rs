@@ -1,5 +1,7 @@
 //! Keys and the bundle that vouches for them.
 
+use std::sync::Arc;
+
 use taskmint_config::Verb;
 use taskmint_issuer::{AuthorityView, Refused};
 use taskmint_store::{AuthorityRecord, KeyUse};
@@ -62,11 +64,8 @@ impl AdminService {
                 return Err(BadField::new("use", why).into());
             }
         };
-        let record = self
-            .issuer
-            .prepare_authority(&access.principal, usage)
-            .await;
-        changed(record)
+        let (issuer, by) = (Arc::clone(&self.issuer), access.principal);
+        changed(async move { issuer.prepare_authority(&by, usage).await }).await
     }
 
     pub(super) async fn activate_authority(
@@ -76,8 +75,8 @@ impl AdminService {
         let access = self.access(&request)?;
         access.check(Verb::Rotate, None)?;
         let id = field("id", &request.get_ref().id)?;
-        let record = self.issuer.activate_authority(&access.principal, id).await;
-        changed(record)
+        let (issuer, by) = (Arc::clone(&self.issuer), access.principal);
+        changed(async move { issuer.activate_authority(&by, id).await }).await
     }
 
     pub(super) async fn retire_authority(
@@ -87,14 +86,22 @@ impl AdminService {
         let access = self.access(&request)?;
         access.check(Verb::Rotate, None)?;
         let id = field("id", &request.get_ref().id)?;
-        let record = self.issuer.retire_authority(&access.principal, id).await;
-        changed(record)
+        let (issuer, by) = (Arc::clone(&self.issuer), access.principal);
+        changed(async move { issuer.retire_authority(&by, id).await }).await
     }
 }
 
 /// An authority after a change: what it is needed for is a question of the list.
-fn changed(record: Result<AuthorityRecord, Refused>) -> Result<Response<admin::Authority>, Status> {
-    let record = record.map_err(status)?;
+///
+/// The change is made to its end, also when whoever asked has gone meanwhile: what the store has and the
+/// signer has not would keep the two apart until a restart.
+async fn changed<F>(change: F) -> Result<Response<admin::Authority>, Status>
+where
+    F: Future<Output = Result<AuthorityRecord, Refused>> + Send + 'static,
+{
+    let made = tokio::spawn(change).await;
+    let fault = |_| deny(Code::Internal, "FAULT", "a fault of ours; it is in the log");
+    let record = made.map_err(fault)?.map_err(status)?;
     Ok(Response::new(convert::authority(&AuthorityView {
         record,
         needed_until: None,
