@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use taskmint_model::SystemClock;
-use taskmint_wire::node;
+use taskmint_wire::{admin, node};
 use taskmint_wire::revocation::revocation_client::RevocationClient;
 use taskmint_wire::revocation::watch_request::Message;
 use taskmint_wire::revocation::watch_response::Frame;
@@ -95,7 +95,7 @@ async fn world() -> (World, Node) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watcher_of_another_log_or_of_the_future_is_told_so() {
-    let (world, node) = world().await;
+    let (mut world, node) = world().await;
     let good = applied(&world);
     let with = |change: &dyn Fn(&mut Open)| {
         let mut open = good.clone();
@@ -125,6 +125,8 @@ async fn a_watcher_of_another_log_or_of_the_future_is_told_so() {
             future,
             "OTHER_HISTORY",
         ),
+        // It saw so before, wherever the log stands by now.
+        (with(&|o| o.forked = true), future, "OTHER_HISTORY"),
         (
             with(&|o| o.log_id = vec![1; 7].into()),
             Code::InvalidArgument,
@@ -140,6 +142,12 @@ async fn a_watcher_of_another_log_or_of_the_future_is_told_so() {
         let status = Watching::open(&world, &node, open).await.ending().await;
         assert_eq!((status.code(), &*reason(&status)), (code, expected));
     }
+    // The operators are told, whichever way it came.
+    let request = admin::ListDenialsRequest { page_size: 100 };
+    let listed = world.admin.list_denials(request).await.unwrap();
+    let denials = listed.into_inner().denials;
+    let alarms = denials.iter().filter(|one| one.reason == "OTHER_HISTORY");
+    assert_eq!(alarms.count(), 2, "{denials:?}");
     // A log that a restore has replaced is left behind.
     let replaced = with(&|o| {
         o.log_id = vec![1; 8].into();

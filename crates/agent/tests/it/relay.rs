@@ -378,6 +378,29 @@ async fn who_is_ahead_of_the_relay_waits_for_it() {
 }
 
 #[tokio::test]
+async fn a_verifier_that_was_shown_two_histories_says_so_when_the_log_has_moved_on() {
+    let (fake, node) = with_log().await;
+    let mut hand = Hand::fresh(&node, 7).await;
+    hand.head(|_| true).await;
+    fake.state(|state| state.log.grow(3, false));
+    hand.head(|head| head.sequence == 3).await;
+    let forked = Open {
+        forked: true,
+        ..applied(2)
+    };
+    let mut other = Hand::open(&node, forked).await;
+    assert_eq!(reason(&end(&mut other.frames).await), "OTHER_HISTORY");
+    fake.until(|state| {
+        let mut reports = state.denials.iter();
+        reports
+            .any(|report| report.reason == "OTHER_HISTORY")
+            .then_some(())
+    })
+    .await;
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn a_verifier_with_another_history_is_denied_and_the_server_hears_of_it() {
     let (fake, node) = with_log().await;
     let mut hand = Hand::fresh(&node, 7).await;
