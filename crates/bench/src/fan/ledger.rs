@@ -93,6 +93,9 @@ impl Ledger {
         let said = match response.frame.context("a message of no known kind")? {
             Frame::Checkpoint(checkpoint) => {
                 let body = taskmint_status::checkpoint::Checkpoint::decode(&checkpoint.body)?;
+                if self.base.is_none() {
+                    self.start(body.sequence, Some(body.log_hash));
+                }
                 Said::Checkpoint(body.sequence)
             }
             Frame::Delta(delta) => self.delta(&delta)?,
