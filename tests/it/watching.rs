@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use taskmint_model::SystemClock;
-use taskmint_wire::{admin, node};
 use taskmint_wire::revocation::revocation_client::RevocationClient;
 use taskmint_wire::revocation::watch_request::Message;
 use taskmint_wire::revocation::watch_response::Frame;
 use taskmint_wire::revocation::{Open, WatchRequest, WatchResponse};
+use taskmint_wire::{admin, node};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
