@@ -2,6 +2,7 @@
 //!
 //! Everything here may block as long as a file system likes.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
@@ -54,6 +55,14 @@ fn path(open: &OpenExecutable) -> Option<Selector> {
         Ok(found) if found.same_inode(&open.facts().file) => {}
         Ok(_) => {
             tracing::warn!(path = %path.display(), "left out: another file is there");
+            return None;
+        }
+        Err(error) if error.kind() == ErrorKind::Unsupported => {
+            tracing::warn!(
+                path = %path.display(),
+                %error,
+                "left out: the agent may not call openat2; under systemd, remove RestrictSUIDSGID="
+            );
             return None;
         }
         Err(error) => {
