@@ -27,8 +27,8 @@ use crate::restore::until;
 const MEMORY: &str = "store.kind = \"memory\"\nkeys.kind = \"memory\"\ntasks.lease = \"1h\"";
 
 /// So that a verifier that can't read a head says so soon.
-const STRICT: &str = "\nrevocation.max_age = \"2s\"\nrevocation.heartbeat = \"200ms\"";
-const MAX_AGE: Duration = Duration::from_secs(2);
+const STRICT: &str = "\nrevocation.max_age = \"5s\"\nrevocation.heartbeat = \"200ms\"";
+const MAX_AGE: Duration = Duration::from_secs(5);
 
 /// The keys of one use that there are.
 async fn keys(world: &mut World, usage: &str) -> Vec<admin::Authority> {

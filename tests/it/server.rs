@@ -516,6 +516,16 @@ async fn keys_are_rotated_by_half_of_their_life_and_forgotten_when_nothing_needs
     clock.advance(9 * DAY);
     issuer.rotate().await.unwrap();
     assert_eq!(anchors(), 1, "and is forgotten when nothing needs it");
+    // P15: heads are believed by the certificate of their key, so it has to be of a CA that is left.
+    let certificate = issuer.log_key_certificate().await.unwrap();
+    let ca = issuer.ca_certificate().await.unwrap();
+    let all = issuer.authorities().await.unwrap();
+    let ca = all.iter().find(|one| one.record.certificate == ca).unwrap();
+    let name = ca.record.key_id.as_bytes();
+    assert!(
+        certificate.windows(name.len()).any(|part| part == name),
+        "the log's key is certified by a CA that is gone"
+    );
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use taskmint_id::{Bundle, P256PublicKey, X509Authority};
 use taskmint_mint::{KeyKind, LogKeyRequest, Prepared, Refusal};
 use taskmint_model::{AuthorityId, Timestamp};
 use taskmint_store::{AuthorityRecord, AuthorityState, Change, Commit, KeyUse};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::refused::{RefusalKind, Refused};
 use crate::{Issuer, Principal};
@@ -46,6 +47,11 @@ impl Issuer {
         by: &Principal,
         usage: KeyUse,
     ) -> Result<AuthorityRecord, Refused> {
+        let _turn = self.changing_keys.lock().await;
+        self.prepare(by, usage).await
+    }
+
+    async fn prepare(&self, by: &Principal, usage: KeyUse) -> Result<AuthorityRecord, Refused> {
         let now = self.clock.now();
         let id = AuthorityId::new(now, &*self.entropy);
         let kind = self.key_kind(usage);
@@ -57,7 +63,7 @@ impl Issuer {
     }
 
     /// Makes a prepared key the one that signs; the one before is retired but stays in the bundle.
-    /// A new CA certifies the log's key anew.
+    /// The log's key is certified by whichever CA is active then.
     ///
     /// # Errors
     /// `NO_SUCH_AUTHORITY`, or `BAD_STATE` when it is not prepared.
@@ -66,6 +72,11 @@ impl Issuer {
         by: &Principal,
         id: AuthorityId,
     ) -> Result<AuthorityRecord, Refused> {
+        let _turn = self.changing_keys.lock().await;
+        self.activate(by, id).await
+    }
+
+    async fn activate(&self, by: &Principal, id: AuthorityId) -> Result<AuthorityRecord, Refused> {
         let now = self.clock.now();
         let records = self.store.authorities().await?;
         let mut record = find(&records, id)?;
@@ -98,8 +109,8 @@ impl Issuer {
                 self.authority.retire(before).await?;
             }
         }
-        if record.usage == KeyUse::Ca {
-            self.certify_log_key(by, id).await?;
+        if matches!(record.usage, KeyUse::Ca | KeyUse::Log) {
+            self.certify_log_key(by).await?;
         }
         Ok(record)
     }
@@ -113,6 +124,11 @@ impl Issuer {
         by: &Principal,
         id: AuthorityId,
     ) -> Result<AuthorityRecord, Refused> {
+        let _turn = self.changing_keys.lock().await;
+        self.retire(by, id).await
+    }
+
+    async fn retire(&self, by: &Principal, id: AuthorityId) -> Result<AuthorityRecord, Refused> {
         let now = self.clock.now();
         let mut record = find(&self.store.authorities().await?, id)?;
         match record.state {
@@ -157,8 +173,27 @@ impl Issuer {
         Ok(record)
     }
 
+    /// Makes and activates what no key is active for; keys that are gone are retired.
+    pub(crate) async fn make_missing_keys(&self) -> Result<(), Refused> {
+        let _turn = self.changing_keys.lock().await;
+        self.retire_lost_keys().await?;
+        self.refresh_bundle().await?;
+        let records = self.store.authorities().await?;
+        // The order matters: the log's key is certified by an active CA.
+        for usage in [KeyUse::Ca, KeyUse::Jwt, KeyUse::Log, KeyUse::Grant] {
+            let active =
+                |r: &AuthorityRecord| r.usage == usage && r.state == AuthorityState::Active;
+            if !records.iter().any(active) {
+                let made = self.prepare(&Principal::Issuer, usage).await?;
+                self.activate(&Principal::Issuer, made.id).await?;
+            }
+        }
+        // The authority may have gone away in the middle of an activation.
+        self.certify_log_key(&Principal::Issuer).await
+    }
+
     /// Retires keys that were kept in memory alone, and that the authority has no more.
-    pub(crate) async fn retire_lost_keys(&self) -> Result<(), Refused> {
+    async fn retire_lost_keys(&self) -> Result<(), Refused> {
         let now = self.clock.now();
         for mut record in self.store.authorities().await? {
             let lost = record.sealed.is_empty() && record.state != AuthorityState::Retired;
@@ -179,6 +214,8 @@ impl Issuer {
     /// # Errors
     /// When the store or the authority can't.
     pub async fn rotate(&self) -> Result<(), Refused> {
+        let _turn = self.changing_keys.lock().await;
+        self.certify_log_key(&Principal::Issuer).await?;
         let now = self.clock.now();
         let records = self.store.authorities().await?;
         for usage in [KeyUse::Ca, KeyUse::Jwt, KeyUse::Log] {
@@ -199,13 +236,13 @@ impl Issuer {
                         ?usage,
                         "half of a key's life is over: preparing a successor"
                     );
-                    self.prepare_authority(&Principal::Issuer, usage).await?;
+                    self.prepare(&Principal::Issuer, usage).await?;
                 }
                 Some(next)
                     if now.since(began) >= life / 2 && now.since(next.created_at) >= life / 8 =>
                 {
                     tracing::info!(?usage, key = %next.id, "activating the successor");
-                    self.activate_authority(&Principal::Issuer, next.id).await?;
+                    self.activate(&Principal::Issuer, next.id).await?;
                 }
                 _ => {}
             }
@@ -214,7 +251,7 @@ impl Issuer {
             r.state == AuthorityState::Retired && self.needed_until(r).is_some_and(|at| at <= now)
         };
         for record in records.iter().filter(over) {
-            self.retire_authority(&Principal::Issuer, record.id).await?;
+            self.retire(&Principal::Issuer, record.id).await?;
         }
         Ok(())
     }
@@ -246,13 +283,22 @@ impl Issuer {
         Ok(self.active(KeyUse::Ca).await?.certificate)
     }
 
-    async fn certify_log_key(&self, by: &Principal, ca: AuthorityId) -> Result<(), Refused> {
-        let Ok(mut log) = self.active(KeyUse::Log).await else {
+    /// Has the log's key certified by the active CA, unless it is: heads are believed by that
+    /// certificate, and a CA that was replaced leaves the bundle (P15).
+    async fn certify_log_key(&self, by: &Principal) -> Result<(), Refused> {
+        let active = (
+            self.active(KeyUse::Log).await,
+            self.active(KeyUse::Ca).await,
+        );
+        let (Ok(mut log), Ok(ca)) = active else {
             return Ok(());
         };
+        if is_issued_by(&log.certificate, &ca.certificate) {
+            return Ok(());
+        }
         let request = LogKeyRequest {
             key: log.id,
-            by: ca,
+            by: ca.id,
         };
         log.certificate = self.authority.certify_log_key(request).await?;
         let put = self.put_authority(by, "authority.certify", log);
@@ -410,6 +456,20 @@ fn no_key() -> Refused {
 
 fn bad_state(message: &str) -> Refused {
     Refused::new(RefusalKind::State, "BAD_STATE", message)
+}
+
+/// Whether a certificate names a CA as its issuer: the names of CAs have their keys' ids.
+fn is_issued_by(certificate: &[u8], ca: &[u8]) -> bool {
+    let parsed = (
+        X509Certificate::from_der(certificate),
+        X509Certificate::from_der(ca),
+    );
+    match parsed {
+        (Ok((_, certificate)), Ok((_, ca))) => {
+            certificate.issuer().as_raw() == ca.subject().as_raw()
+        }
+        _ => false,
+    }
 }
 
 fn find(records: &[AuthorityRecord], id: AuthorityId) -> Result<AuthorityRecord, Refused> {

@@ -73,6 +73,8 @@ pub struct Issuer {
     changed: broadcast::Sender<Arc<Task>>,
     /// The node whose bars changed last.
     bars: watch::Sender<Option<SpiffeId>>,
+    /// Held while keys are changed: what was read of them counts until it is written.
+    changing_keys: tokio::sync::Mutex<()>,
     signed: log::Signer,
     crls: crl::Published,
     status_lists: standing::StatusLists,

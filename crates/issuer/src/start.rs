@@ -8,9 +8,7 @@ use rustix::time::{ClockId, clock_gettime};
 use taskmint_id::Bundle;
 use taskmint_mint::{Authority, LogStart, PublicKey, Sealed};
 use taskmint_model::{Clock, Entropy, NodeState, Task, Timestamp};
-use taskmint_store::{
-    AuthorityRecord, AuthorityState, Change, Commit, KeyUse, LogPosition, Store, StoreError,
-};
+use taskmint_store::{AuthorityState, Change, Commit, KeyUse, LogPosition, Store, StoreError};
 use tokio::sync::{broadcast, watch};
 
 use crate::entries::EntrySet;
@@ -58,6 +56,7 @@ impl Issuer {
             bundle,
             changed: broadcast::Sender::new(16_384),
             bars: watch::Sender::new(None),
+            changing_keys: Default::default(),
             signed: Signer::new(position),
             crls: Default::default(),
             status_lists: Default::default(),
@@ -115,23 +114,6 @@ impl Issuer {
             at,
         };
         self.authority.load(sealed.collect(), start).await?;
-        Ok(())
-    }
-
-    /// Makes and activates what no key is active for; keys that are gone are retired.
-    pub(crate) async fn make_missing_keys(&self) -> Result<(), Refused> {
-        self.retire_lost_keys().await?;
-        self.refresh_bundle().await?;
-        let records = self.store.authorities().await?;
-        // The order matters: the log's key is certified by an active CA.
-        for usage in [KeyUse::Ca, KeyUse::Jwt, KeyUse::Log, KeyUse::Grant] {
-            let active =
-                |r: &AuthorityRecord| r.usage == usage && r.state == AuthorityState::Active;
-            if !records.iter().any(active) {
-                let made = self.prepare_authority(&Principal::Issuer, usage).await?;
-                self.activate_authority(&Principal::Issuer, made.id).await?;
-            }
-        }
         Ok(())
     }
 
