@@ -262,7 +262,7 @@ impl Watchers {
     }
 
     /// Somebody was shown another history of the log (P15).
-    pub(crate) fn contradicted(&self) {
+    pub fn contradicted(&self) {
         self.contradictions.fetch_add(1, Ordering::Relaxed);
     }
 

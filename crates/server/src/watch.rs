@@ -20,6 +20,7 @@ use taskmint_issuer::watchers::{self, Acknowledge, Introduced, Listed, NewWatche
 use taskmint_issuer::{
     Issuer, OTHER_HISTORY, Principal, RefusalKind, Refused, SignedCheckpoint, SignedLog,
 };
+use taskmint_model::Timestamp;
 use taskmint_status::Record;
 use taskmint_verifier::tls::read_verified;
 use taskmint_wire::{BadField, Denied, revocation as wire};
@@ -37,6 +38,10 @@ const SIGNING: usize = 4;
 
 /// How long to wait before what failed is tried again.
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// The story of a watcher that was shown another history is kept at most so often: all watchers of a
+/// log that forked come at once, and one that lies comes again and again.
+const BETWEEN_ALARMS: Duration = Duration::from_secs(1);
 
 /// The log in the feed. A server has one: a restore makes another, and takes a restart.
 const LOG: u64 = 0;
@@ -62,6 +67,8 @@ struct Log {
     /// The newest checkpoint, as the issuer has it and as it goes out.
     checkpoint: Mutex<Option<(Arc<SignedCheckpoint>, Arc<Checkpoint>)>>,
     signing: Semaphore,
+    /// When such a story was last kept.
+    alarmed: parking_lot::Mutex<Option<Timestamp>>,
 }
 
 /// A fan-out over the issuer, and what keeps it fed: that runs until it is dropped.
@@ -77,6 +84,7 @@ pub(crate) async fn start(
         key: Mutex::default(),
         checkpoint: Mutex::default(),
         signing: Semaphore::new(SIGNING),
+        alarmed: parking_lot::Mutex::default(),
     });
     let source = LogSource {
         log: Arc::clone(&log),
@@ -205,6 +213,11 @@ impl Source for LogSource {
 impl LogSource {
     /// A watcher was shown another history of this log (P15). Nobody here can tell by whom.
     async fn alarm(&self, peer: &SpiffeId, open: &wire::Open) -> Status {
+        let message = "the watcher was shown another history of this log";
+        if !self.log.is_alarm_due() {
+            self.log.issuer.watchers().contradicted();
+            return deny(Code::FailedPrecondition, OTHER_HISTORY, message);
+        }
         let (sequence, name) = (open.sequence, &open.name);
         tracing::error!(
             sequence,
@@ -214,13 +227,9 @@ impl LogSource {
              somebody else its keys?"
         );
         let detail = vec![format!("position {sequence}"), format!("watcher `{name}`")];
-        let refused = Refused::new(
-            RefusalKind::State,
-            OTHER_HISTORY,
-            "the watcher was shown another history of this log",
-        )
-        .fix("ask the operators; it refuses everything until the log has a new generation")
-        .detail(detail);
+        let refused = Refused::new(RefusalKind::State, OTHER_HISTORY, message)
+            .fix("ask the operators; it refuses everything until the log has a new generation")
+            .detail(detail);
         let (issuer, who) = (
             Arc::clone(&self.log.issuer),
             Principal::Watcher(peer.clone()),
@@ -255,6 +264,16 @@ impl From<Status> for Unfit {
 }
 
 impl Log {
+    /// Whether the story of a contradiction is to be kept again.
+    fn is_alarm_due(&self) -> bool {
+        let (mut last, now) = (self.alarmed.lock(), self.issuer.now());
+        let is_due = last.is_none_or(|last| now.since(last) >= BETWEEN_ALARMS || now < last);
+        if is_due {
+            *last = Some(now);
+        }
+        is_due
+    }
+
     /// Where a watcher begins by what it says that it has applied.
     fn start_of(&self, open: &wire::Open) -> Result<Start, Unfit> {
         let identity = self.issuer.store().identity();

@@ -64,7 +64,7 @@ impl Source for Local {
     async fn open(
         &self,
         peer: &Connection,
-        open: wire::Open,
+        mut open: wire::Open,
     ) -> Result<Admission<Watcher>, Status> {
         self.agent.within_rate(peer)?;
         // Anyone attested may watch (P19).
@@ -73,6 +73,8 @@ impl Source for Local {
             .map_err(|e| BadField::new("name", e))?;
         let instance = instance(&open.instance)?;
         let kind = self.kind(&caller, &open.name);
+        // Whoever has no identity here is heard by nobody, and raises no alarm either.
+        open.forked &= !matches!(kind, Kind::Unnamed);
         // Its own needs none: every end is waited for until that one has applied it.
         let slot = match kind {
             Kind::Own => None,
