@@ -130,7 +130,7 @@ impl Agent {
         match judge(&self.status, &token.spiffe_id, token.binding.as_ref()) {
             Ok(()) => Ok(token),
             // Nothing is known against it, but nothing for it either.
-            Err(refused) if refused.reason.starts_with("STATUS_") => {
+            Err(refused) if refused.unavailable => {
                 let denial = Denial::new(Code::Unavailable, refused.reason, refused.message);
                 Err(denial.fix("try again").status())
             }

@@ -18,6 +18,10 @@ use crate::Issuer;
 use crate::begin::facts;
 use crate::refused::{RefusalKind, Refused};
 
+/// Octets of all audiences of one token: more would make it longer than readers take, and the signer
+/// would refuse it.
+const MAX_AUDIENCES_LEN: usize = 8 << 10;
+
 /// A minted X.509-SVID.
 #[derive(Debug, Clone)]
 pub struct MintedX509 {
@@ -256,6 +260,12 @@ impl Issuer {
         id: TaskId,
         audiences: Vec<String>,
     ) -> Result<Plan, Refused> {
+        let length: usize = audiences.iter().map(String::len).sum();
+        if length > MAX_AUDIENCES_LEN {
+            let message =
+                format!("the audiences have {length} octets, and may have {MAX_AUDIENCES_LEN}");
+            return Err(Refused::new(RefusalKind::Invalid, "BAD_AUDIENCE", message));
+        }
         let task = self.mintable(node, id).await?;
         if let Some(audience) = audiences
             .iter()

@@ -334,7 +334,9 @@ impl Shared {
                         drop(keep);
                         // One that signed is needed again at once; one that never came so far
                         // would only be started in vain, again and again.
-                        if matches!(&*self.phase.borrow(), Phase::Loaded(_)) {
+                        // And one that signs what was not asked for may do so again.
+                        let signed = matches!(&*self.phase.borrow(), Phase::Loaded(_));
+                        if signed && !matches!(reason, LossReason::Untrue) {
                             pause = PAUSE.0;
                         }
                         reason

@@ -214,7 +214,7 @@ impl Desk {
             Ok(Numbered { id, what }) => {
                 let answer = self.answer(line, what);
                 if let Ok(answer) = &answer {
-                    self.refusals.count(answer, self.clock.now());
+                    self.refusals.count(answer);
                 }
                 (id, answer)
             }
