@@ -388,8 +388,24 @@ async fn a_verifier_that_was_shown_two_histories_says_so_when_the_log_has_moved_
         forked: true,
         ..applied(2)
     };
-    let mut other = Hand::open(&node, forked).await;
-    assert_eq!(reason(&end(&mut other.frames).await), "OTHER_HISTORY");
+    // Whoever has no identity here raises no alarm.
+    let mut nobody = Hand::open(&node, forked.clone()).await;
+    nobody.head(|head| head.sequence == 3).await;
+    fake.put_entries(vec![entry(1, "/db")]).await;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        // Until the node knows of the entry.
+        let mut other = Hand::open(&node, forked.clone()).await;
+        if let Err(status) = next(&mut other.frames).await {
+            assert_eq!(reason(&status), "OTHER_HISTORY");
+            break;
+        }
+        assert!(
+            std::time::Instant::now() < deadline,
+            "the fork is not heard of"
+        );
+        tokio::time::sleep(PATIENCE / 100).await;
+    }
     fake.until(|state| {
         let mut reports = state.denials.iter();
         reports
