@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::process::ExitCode;
 
 /// Stopped as asked, everything drained.
 pub const OK: u8 = 0;
@@ -18,6 +19,13 @@ pub const PANICKED: u8 = 70;
 pub const NOT_DRAINED: u8 = 75;
 /// The configuration was wrong; nothing was started.
 pub const CONFIG: u8 = 78;
+
+/// Says what is wrong with the command line, or the help that was asked for; with which code to exit.
+pub fn told(error: &clap::Error) -> ExitCode {
+    // Nobody to tell if it can't be printed; the exit code still does.
+    drop(error.print());
+    ExitCode::from(if error.use_stderr() { USAGE } else { OK })
+}
 
 /// Why a process ends, with the exit code that says so.
 ///

@@ -29,7 +29,7 @@ struct Args {
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
-        Err(error) => return told(&error),
+        Err(error) => return exit::told(&error),
     };
     taskmint_daemon::run("taskmint-server", |tasks| async move {
         let overrides = Overrides::from_process(args.set);
@@ -49,16 +49,5 @@ fn main() -> ExitCode {
         );
         server.bind().await?.serve(&tasks).await?;
         Ok(())
-    })
-}
-
-/// Says what is wrong with the command line, or the help that was asked for.
-fn told(error: &clap::Error) -> ExitCode {
-    // Nobody to tell if it can't be printed; the exit code still does.
-    drop(error.print());
-    ExitCode::from(if error.use_stderr() {
-        exit::USAGE
-    } else {
-        exit::OK
     })
 }

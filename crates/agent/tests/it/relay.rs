@@ -377,6 +377,17 @@ async fn who_is_ahead_of_the_relay_waits_for_it() {
     node.stop().await;
 }
 
+/// Until the agent has reported it.
+async fn server_hears_of_other_history(fake: &Fake) {
+    fake.until(|state| {
+        let mut reports = state.denials.iter();
+        reports
+            .any(|report| report.reason == "OTHER_HISTORY")
+            .then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_verifier_that_was_shown_two_histories_says_so_when_the_log_has_moved_on() {
     let (fake, node) = with_log().await;
@@ -406,13 +417,7 @@ async fn a_verifier_that_was_shown_two_histories_says_so_when_the_log_has_moved_
         );
         tokio::time::sleep(PATIENCE / 100).await;
     }
-    fake.until(|state| {
-        let mut reports = state.denials.iter();
-        reports
-            .any(|report| report.reason == "OTHER_HISTORY")
-            .then_some(())
-    })
-    .await;
+    server_hears_of_other_history(&fake).await;
     node.stop().await;
 }
 
@@ -429,13 +434,7 @@ async fn a_verifier_with_another_history_is_denied_and_the_server_hears_of_it() 
     };
     let mut other = Hand::open(&node, forked).await;
     assert_eq!(reason(&end(&mut other.frames).await), "OTHER_HISTORY");
-    fake.until(|state| {
-        let mut reports = state.denials.iter();
-        reports
-            .any(|report| report.reason == "OTHER_HISTORY")
-            .then_some(())
-    })
-    .await;
+    server_hears_of_other_history(&fake).await;
     fake.state(|state| state.log.grow(1, false));
     hand.head(|head| head.sequence == 3).await;
     node.stop().await;
