@@ -13,7 +13,7 @@ use taskmint_wire::revocation::revocation_client::RevocationClient;
 use taskmint_wire::revocation::revocation_server::{Revocation, RevocationServer};
 use taskmint_wire::revocation::watch_response::Frame;
 use taskmint_wire::revocation::{WatchRequest, WatchResponse};
-use taskmint_wire::task;
+use taskmint_wire::{admin, task};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
@@ -126,6 +126,22 @@ impl Revocation for Relay {
     }
 }
 
+/// What the first server's operators are told, once they are.
+async fn story(world: &mut World) -> admin::Denial {
+    let told = async {
+        loop {
+            let request = admin::ListDenialsRequest { page_size: 100 };
+            let listed = world.admin.list_denials(request).await.unwrap();
+            let mut denials = listed.into_inner().denials.into_iter();
+            if let Some(told) = denials.find(|denial| denial.reason == "OTHER_HISTORY") {
+                return told;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(SOON, told).await.unwrap()
+}
+
 async fn revoke(world: &mut World, of: &Workload) {
     let end = task::EndRequest {
         task_id: of.id.clone(),
@@ -164,6 +180,15 @@ async fn a_verifier_that_is_shown_two_histories_closes_and_stays_closed_while_th
     relay.plays_two.store(true, Ordering::SeqCst);
     revoke(&mut twin, &tasks[5]).await;
     until(&watch, &live, Some("LOG_FORKED")).await;
+
+    // The server hears of it by the verifier's next connection, and need not take its word.
+    let told = story(&mut world).await;
+    assert!(told.message.ends_with("has proof of it"), "{told:?}");
+    let shown = told
+        .detail
+        .iter()
+        .filter(|line| line.starts_with("shown: position "));
+    assert_eq!(shown.count(), 2, "{told:?}");
 
     // From here on the relay is honest again. The log goes on, and for anybody else it counts.
     relay.plays_two.store(false, Ordering::SeqCst);

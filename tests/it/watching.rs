@@ -7,7 +7,7 @@ use taskmint_model::SystemClock;
 use taskmint_wire::revocation::revocation_client::RevocationClient;
 use taskmint_wire::revocation::watch_request::Message;
 use taskmint_wire::revocation::watch_response::Frame;
-use taskmint_wire::revocation::{Open, WatchRequest, WatchResponse};
+use taskmint_wire::revocation::{Open, Statement, WatchRequest, WatchResponse};
 use taskmint_wire::{admin, node};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -127,6 +127,25 @@ async fn a_watcher_of_another_log_or_of_the_future_is_told_so() {
         ),
         // It saw so before, wherever the log stands by now.
         (with(&|o| o.forked = true), future, "OTHER_HISTORY"),
+        // Of two logs of one generation it had come to follow the other one.
+        (
+            with(&|o| {
+                o.forked = true;
+                o.log_id = vec![1; 8].into();
+            }),
+            future,
+            "OTHER_HISTORY",
+        ),
+        // Before it had applied anything; what it shows is nobody's.
+        (
+            with(&|o| {
+                o.forked = true;
+                (o.sequence, o.log_hash) = (0, vec![].into());
+                o.shown = vec![Statement::default(); 9];
+            }),
+            future,
+            "OTHER_HISTORY",
+        ),
         (
             with(&|o| o.log_id = vec![1; 7].into()),
             Code::InvalidArgument,
@@ -146,19 +165,19 @@ async fn a_watcher_of_another_log_or_of_the_future_is_told_so() {
     let request = admin::ListDenialsRequest { page_size: 100 };
     let listed = world.admin.list_denials(request).await.unwrap();
     let denials = listed.into_inner().denials;
-    let mut reasons = denials.iter().map(|denial| &*denial.reason);
-    assert!(
-        reasons.any(|reason| reason == "OTHER_HISTORY"),
-        "{denials:?}"
-    );
-    assert_eq!(world.server.issuer.watchers().contradictions(), 2);
-    // A log that a restore has replaced is left behind.
-    let replaced = with(&|o| {
-        o.log_id = vec![1; 8].into();
-        o.generation = 0;
-    });
-    let first = Watching::open(&world, &node, replaced).await.next().await;
-    assert!(matches!(first.unwrap(), Frame::Checkpoint(_)));
+    let told = denials.iter().find(|one| one.reason == "OTHER_HISTORY");
+    let told = told.unwrap_or_else(|| panic!("{denials:?}"));
+    assert!(!told.message.contains("proof"), "{told:?}");
+    assert_eq!(world.server.issuer.watchers().contradictions(), 4);
+    // A log that a restore has replaced is left behind, with the fork that was in it.
+    for forked in [false, true] {
+        let replaced = with(&|o| {
+            o.log_id = vec![1; 8].into();
+            (o.generation, o.forked) = (0, forked);
+        });
+        let first = Watching::open(&world, &node, replaced).await.next().await;
+        assert!(matches!(first.unwrap(), Frame::Checkpoint(_)));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

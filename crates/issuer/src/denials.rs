@@ -1,7 +1,10 @@
 //! Denials: kept, so that `explain` can tell their story (contract line 11).
 
+use std::time::Duration;
+
+use parking_lot::Mutex;
 use taskmint_id::SpiffeId;
-use taskmint_model::{Audit, Decision, Denial, DenialId};
+use taskmint_model::{Audit, Decision, Denial, DenialId, Timestamp};
 use taskmint_store::{Change, Commit};
 
 use crate::refused::Refused;
@@ -9,6 +12,25 @@ use crate::{Issuer, Principal};
 
 /// The reason for which a watcher is denied that was shown another history of the log (P15).
 pub const OTHER_HISTORY: &str = "OTHER_HISTORY";
+
+/// The story of a watcher that was shown another history is kept at most so often: all watchers of a
+/// log that forked come at once, and one that lies comes again and again.
+const BETWEEN_ALARMS: Duration = Duration::from_secs(1);
+
+/// When such a story was last kept.
+#[derive(Debug, Default)]
+pub(crate) struct Alarms(Mutex<Option<Timestamp>>);
+
+impl Alarms {
+    fn is_due(&self, now: Timestamp) -> bool {
+        let mut last = self.0.lock();
+        let is_due = last.is_none_or(|last| now.since(last) >= BETWEEN_ALARMS || now < last);
+        if is_due {
+            *last = Some(now);
+        }
+        is_due
+    }
+}
 
 impl Issuer {
     /// Keeps a refusal and gives it an id. If the store can't keep it, the refusal stands all the
@@ -34,19 +56,29 @@ impl Issuer {
             selectors: refused.facts.clone(),
             detail: refused.detail.clone(),
         };
-        if self.put_denial(denial).await.is_ok() {
+        if matches!(self.put_denial(denial).await, Ok(true)) {
             refused.id = Some(id);
         }
         refused
     }
 
-    /// Keeps a denial that an agent gave.
+    /// Keeps a denial that an agent gave. `false`: it is the story of a fork, and was counted, but
+    /// another watcher's was kept a moment ago.
     ///
     /// # Errors
     /// When the store can't write.
-    pub async fn put_denial(&self, denial: Denial) -> Result<(), Refused> {
+    pub async fn put_denial(&self, denial: Denial) -> Result<bool, Refused> {
         if denial.reason == OTHER_HISTORY {
             self.watchers.contradicted();
+            if !self.alarms.is_due(denial.at) {
+                return Ok(false);
+            }
+            tracing::error!(
+                watcher = denial.who,
+                detail = ?denial.detail,
+                "a watcher was shown another history of this log: does an old copy of the server run, or has \
+                 somebody else its keys?"
+            );
         }
         tracing::warn!(
             id = %denial.id,
@@ -73,6 +105,6 @@ impl Issuer {
                 changes,
             })
             .await?;
-        Ok(())
+        Ok(true)
     }
 }

@@ -44,7 +44,7 @@ pub use authorities::AuthorityView;
 pub use begin::{Began, Begin};
 pub use crl::{Crl, Crls};
 pub use denials::OTHER_HISTORY;
-pub use log::{SignedCheckpoint, SignedLog};
+pub use log::{LogKey, SignedCheckpoint, SignedLog};
 pub use mint::{MintedJwt, MintedX509};
 pub use nodes::{AttestedNode, NodeIdentity, Session};
 pub use receipts::{Announced, MAX_WAIT, Receipt, WAIT, Waiting};
@@ -79,6 +79,7 @@ pub struct Issuer {
     crls: crl::Published,
     status_lists: standing::StatusLists,
     watchers: Arc<Watchers>,
+    alarms: denials::Alarms,
     bounds: receipts::Bounds,
     /// How many waits go through each node.
     waits: Mutex<HashMap<SpiffeId, usize>>,

@@ -38,8 +38,17 @@ pub struct SignedLog {
     pub body: Vec<u8>,
     /// Signature over them.
     pub signature: Vec<u8>,
-    /// Goes up whenever the log's key, or its certificate, becomes another.
-    pub key_revision: u64,
+    /// Whose.
+    pub key: Arc<LogKey>,
+}
+
+/// The log's key, as heads and checkpoints name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogKey {
+    /// Goes up whenever the key, or its certificate, becomes another; never 0.
+    pub revision: u64,
+    /// DER, by a CA of the bundle.
+    pub certificate: Bytes,
 }
 
 /// The whole state at a position, with its signature.
@@ -51,6 +60,8 @@ pub struct SignedCheckpoint {
     pub body: Bytes,
     /// Signature over them.
     pub signature: Bytes,
+    /// Whose.
+    pub key: Arc<LogKey>,
     /// Packed maps by bucket.
     pub maps: Vec<(u32, Bytes)>,
 }
@@ -70,12 +81,14 @@ pub(crate) struct Signer {
 }
 
 /// Where the newest head stands.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Signed {
     sequence: u64,
     /// What the log's records say up to there.
     floor: u32,
     at: Timestamp,
+    /// What signs, once something was signed with it.
+    key: Option<Arc<LogKey>>,
 }
 
 impl Signer {
@@ -88,6 +101,7 @@ impl Signer {
                 sequence,
                 floor,
                 at: Timestamp::default(),
+                key: None,
             }),
             published: watch::Sender::new(None),
             key_revision: AtomicU64::new(1),
@@ -151,8 +165,9 @@ impl Issuer {
         &self,
         change: impl Future<Output = Result<(), Refused>>,
     ) -> Result<(), Refused> {
-        let _no_head = self.signed.signed.lock().await;
+        let mut signed = self.signed.signed.lock().await;
         let changed = change.await;
+        signed.key = None;
         // Whatever came of it: to name a key once more than needed harms nobody.
         self.signed.key_revision.fetch_add(1, Ordering::Relaxed);
         changed
@@ -220,19 +235,29 @@ impl Issuer {
             max_age_ms: millis(self.settings.max_age),
             nonce,
         };
+        let key = self.log_key(signed).await?;
         let answer = self.sign(Request::Head(request)).await?;
-        *signed = Signed {
-            sequence: upto,
-            floor,
-            at,
-        };
+        (signed.sequence, signed.floor, signed.at) = (upto, floor, at);
         Ok(SignedLog {
             sequence: upto,
             at,
             body: answer.bytes,
             signature: answer.signature,
-            key_revision: self.signed.key_revision(),
+            key,
         })
+    }
+
+    /// The key that signs until [`Self::change_log_key`] puts another in place.
+    async fn log_key(&self, signed: &mut Signed) -> Result<Arc<LogKey>, Refused> {
+        if let Some(key) = &signed.key {
+            return Ok(Arc::clone(key));
+        }
+        let key = Arc::new(LogKey {
+            revision: self.signed.key_revision(),
+            certificate: self.log_key_certificate().await?.into(),
+        });
+        signed.key = Some(Arc::clone(&key));
+        Ok(key)
     }
 
     /// Records after `after` up to `upto`, in deltas of bounded size; none if they are gone.

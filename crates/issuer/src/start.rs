@@ -61,6 +61,7 @@ impl Issuer {
             crls: Default::default(),
             status_lists: Default::default(),
             watchers,
+            alarms: Default::default(),
             bounds,
             waits: Default::default(),
         });

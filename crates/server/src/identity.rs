@@ -88,7 +88,7 @@ pub(crate) struct Renewal {
     after: Duration,
 }
 
-fn bundles(issuer: &Issuer) -> BundleSet {
+pub(crate) fn bundles(issuer: &Issuer) -> BundleSet {
     let bundle = issuer.bundle().borrow().as_ref().clone();
     std::iter::once(bundle).collect()
 }

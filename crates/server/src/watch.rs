@@ -8,7 +8,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use rustls::ServerConfig;
 use taskmint_config::WatchLimits;
 use taskmint_fanout::{
@@ -20,9 +19,10 @@ use taskmint_issuer::watchers::{self, Acknowledge, Introduced, Listed, NewWatche
 use taskmint_issuer::{
     Issuer, OTHER_HISTORY, Principal, RefusalKind, Refused, SignedCheckpoint, SignedLog,
 };
-use taskmint_model::Timestamp;
 use taskmint_status::Record;
+use taskmint_verifier::Trust;
 use taskmint_verifier::tls::read_verified;
+use taskmint_verifier::watch::Evidence;
 use taskmint_wire::{BadField, Denied, revocation as wire};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -30,6 +30,7 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
+use crate::identity::bundles;
 use crate::refusal::{deny, explained, status};
 
 /// Heads that are signed for nonces at the same time. The next head for all waits for no more than
@@ -38,10 +39,6 @@ const SIGNING: usize = 4;
 
 /// How long to wait before what failed is tried again.
 const PAUSE: Duration = Duration::from_millis(250);
-
-/// The story of a watcher that was shown another history is kept at most so often: all watchers of a
-/// log that forked come at once, and one that lies comes again and again.
-const BETWEEN_ALARMS: Duration = Duration::from_secs(1);
 
 /// The log in the feed. A server has one: a restore makes another, and takes a restart.
 const LOG: u64 = 0;
@@ -62,13 +59,9 @@ pub(crate) struct LogSource {
 struct Log {
     issuer: Arc<Issuer>,
     feed: Feed,
-    /// The newest key, with its certificate.
-    key: Mutex<Option<Key>>,
     /// The newest checkpoint, as the issuer has it and as it goes out.
     checkpoint: Mutex<Option<(Arc<SignedCheckpoint>, Arc<Checkpoint>)>>,
     signing: Semaphore,
-    /// When such a story was last kept.
-    alarmed: parking_lot::Mutex<Option<Timestamp>>,
 }
 
 /// A fan-out over the issuer, and what keeps it fed: that runs until it is dropped.
@@ -81,10 +74,8 @@ pub(crate) async fn start(
     let log = Arc::new(Log {
         issuer: Arc::clone(issuer),
         feed: feed.clone(),
-        key: Mutex::default(),
         checkpoint: Mutex::default(),
         signing: Semaphore::new(SIGNING),
-        alarmed: parking_lot::Mutex::default(),
     });
     let source = LogSource {
         log: Arc::clone(&log),
@@ -211,29 +202,23 @@ impl Source for LogSource {
 }
 
 impl LogSource {
-    /// A watcher was shown another history of this log (P15). Nobody here can tell by whom.
+    /// A watcher was shown another history of this log (P15): by whom, nobody here can tell.
     async fn alarm(&self, peer: &SpiffeId, open: &wire::Open) -> Status {
-        let message = "the watcher was shown another history of this log";
-        if !self.log.is_alarm_due() {
-            self.log.issuer.watchers().contradicted();
-            return deny(Code::FailedPrecondition, OTHER_HISTORY, message);
-        }
-        let (sequence, name) = (open.sequence, &open.name);
-        tracing::error!(
-            sequence,
-            name,
-            watcher = %peer,
-            "a watcher was shown another history of this log: does an old copy of the server run, or has \
-             somebody else its keys?"
-        );
-        let detail = vec![format!("position {sequence}"), format!("watcher `{name}`")];
+        let evidence = self.log.judge(&open.shown);
+        let message = match evidence.is_proof() {
+            true => "the watcher was shown another history of this log, and has proof of it",
+            false => "the watcher was shown another history of this log",
+        };
+        let mut detail = vec![
+            format!("position {}", open.sequence),
+            format!("watcher `{}`", open.name),
+        ];
+        detail.extend(evidence.in_words());
         let refused = Refused::new(RefusalKind::State, OTHER_HISTORY, message)
             .fix("ask the operators; it refuses everything until the log has a new generation")
             .detail(detail);
-        let (issuer, who) = (
-            Arc::clone(&self.log.issuer),
-            Principal::Watcher(peer.clone()),
-        );
+        let issuer = Arc::clone(&self.log.issuer);
+        let who = Principal::Watcher(peer.clone());
         let kept = async move { Ok(explained(&issuer, &who, None, "Watch", refused).await) };
         self.elsewhere(kept).await.unwrap_or_else(|status| status)
     }
@@ -264,14 +249,10 @@ impl From<Status> for Unfit {
 }
 
 impl Log {
-    /// Whether the story of a contradiction is to be kept again.
-    fn is_alarm_due(&self) -> bool {
-        let (mut last, now) = (self.alarmed.lock(), self.issuer.now());
-        let is_due = last.is_none_or(|last| now.since(last) >= BETWEEN_ALARMS || now < last);
-        if is_due {
-            *last = Some(now);
-        }
-        is_due
+    fn judge(&self, shown: &[wire::Statement]) -> Evidence {
+        let trust = Trust::new(bundles(&self.issuer));
+        let trust_domain = &self.issuer.settings().trust_domain;
+        Evidence::read(shown, trust_domain, &trust, self.issuer.now())
     }
 
     /// Where a watcher begins by what it says that it has applied.
@@ -285,6 +266,10 @@ impl Log {
         let Ok(log) = <[u8; 8]>::try_from(&*open.log_id) else {
             return Err(Status::from(BadField::new("log_id", "must have 8 octets")).into());
         };
+        // Of two logs of one generation it may follow the other one.
+        if open.forked && open.generation == generation {
+            return Err(Unfit::OtherHistory);
+        }
         if log != identity.log.0 {
             return match open.generation {
                 // A restore has replaced it (P14).
@@ -295,9 +280,6 @@ impl Log {
         }
         if open.generation != generation {
             return Err(unknown_log().into());
-        }
-        if open.forked {
-            return Err(Unfit::OtherHistory);
         }
         if open.epoch > identity.epoch {
             return Err(behind("EPOCH_AHEAD", "epoch", open.epoch).into());
@@ -342,7 +324,7 @@ impl Log {
             // Signed before the feed was filled; the next one is not.
             return Ok(());
         }
-        let signed = self.head(head).await?;
+        let signed = wire_head(head);
         let mut newest = Vec::new();
         match self.issuer.deltas(after, head.sequence).await? {
             Some(mut deltas) => {
@@ -361,33 +343,7 @@ impl Log {
         // Never closed.
         let _turn = self.signing.acquire().await;
         let signed = self.issuer.sign_head(Some(nonce)).await?;
-        self.head(&signed).await
-    }
-
-    async fn head(&self, signed: &SignedLog) -> Result<Head, Refused> {
-        Ok(Head {
-            sequence: signed.sequence,
-            at: signed.at,
-            body: signed.body.clone().into(),
-            signature: signed.signature.clone().into(),
-            key: self.key(signed.key_revision).await?,
-        })
-    }
-
-    async fn key(&self, revision: u64) -> Result<Key, Refused> {
-        let mut known = self.key.lock().await;
-        match &*known {
-            Some(key) if key.revision == revision => Ok(key.clone()),
-            _ => {
-                let certificate = self.issuer.log_key_certificate().await?.into();
-                let key = Key {
-                    revision,
-                    certificate,
-                };
-                *known = Some(key.clone());
-                Ok(key)
-            }
-        }
+        Ok(wire_head(&signed))
     }
 
     /// Encoded once for all who get it.
@@ -399,25 +355,37 @@ impl Log {
         {
             return Ok(Arc::clone(checkpoint));
         }
-        let checkpoint = Arc::new(self.encode(&signed).await?);
+        let checkpoint = Arc::new(encode(&signed));
         *encoded = Some((signed, Arc::clone(&checkpoint)));
         Ok(checkpoint)
     }
+}
 
-    async fn encode(&self, signed: &SignedCheckpoint) -> Result<Checkpoint, Refused> {
-        let maps = signed.maps.iter().map(|(bucket, data)| wire::Map {
-            bucket: *bucket,
-            data: data.clone(),
-        });
-        let message = wire::Checkpoint {
-            body: signed.body.clone(),
-            signature: signed.signature.clone(),
-            key_certificate: Bytes::from(self.issuer.log_key_certificate().await?),
-            maps: maps.collect(),
-        };
-        // Of no known revision: the head after it names the key once more.
-        Ok(Checkpoint::new(signed.sequence, 0, message))
+fn wire_head(signed: &SignedLog) -> Head {
+    Head {
+        sequence: signed.sequence,
+        at: signed.at,
+        body: signed.body.clone().into(),
+        signature: signed.signature.clone().into(),
+        key: Key {
+            revision: signed.key.revision,
+            certificate: signed.key.certificate.clone(),
+        },
     }
+}
+
+fn encode(signed: &SignedCheckpoint) -> Checkpoint {
+    let maps = signed.maps.iter().map(|(bucket, data)| wire::Map {
+        bucket: *bucket,
+        data: data.clone(),
+    });
+    let message = wire::Checkpoint {
+        body: signed.body.clone(),
+        signature: signed.signature.clone(),
+        key_certificate: signed.key.certificate.clone(),
+        maps: maps.collect(),
+    };
+    Checkpoint::new(signed.sequence, signed.key.revision, message)
 }
 
 fn octets(delta: &[Record]) -> Vec<u8> {

@@ -26,7 +26,6 @@ pub const HEAD_LEN: usize = 176;
 /// Octets in a signature: ES256, r and s with 32 each.
 pub const SIGNATURE_LEN: usize = 64;
 
-const TAG: &[u8; 16] = b"taskmint head v1";
 const HAS_NONCE: u8 = 1;
 const HAS_PREVIOUS: u8 = 2;
 
@@ -93,6 +92,9 @@ pub struct Head {
 }
 
 impl Head {
+    /// What its octets begin with.
+    pub(crate) const TAG: &[u8; 16] = b"taskmint head v1";
+
     /// The octets to sign.
     ///
     /// # Errors
@@ -109,7 +111,7 @@ impl Head {
             0
         };
         Ok(Writer::new()
-            .put(TAG)
+            .put(Self::TAG)
             .put(&self.log.0)
             .put(&[self.generation.get(), nonce_flag | previous_flag])
             .put(&self.largest_limit_hours.to_be_bytes())
@@ -137,7 +139,7 @@ impl Head {
             return Err(HeadError::Length(bytes.len()));
         }
         let mut reader = Reader::new(bytes);
-        if reader.array::<16>()? != *TAG {
+        if reader.array::<16>()? != *Self::TAG {
             return Err(HeadError::Tag);
         }
         let log = LogId(reader.array()?);
@@ -418,7 +420,7 @@ mod tests {
         #[test]
         fn arbitrary_octets_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), HEAD_LEN..=HEAD_LEN), tagged: bool) {
             if tagged {
-                bytes[..16].copy_from_slice(TAG);
+                bytes[..16].copy_from_slice(Head::TAG);
             }
             if let Ok(read) = Head::decode(&bytes) {
                 prop_assert_eq!(read.encode().unwrap().to_vec(), bytes);

@@ -33,6 +33,7 @@ use crate::head::{HeadKeys, SignedHead};
 use crate::map::{Status, StatusMap};
 use crate::place::{Generation, LogId, Place};
 use crate::record::{Cause, ChainHash};
+use crate::statement::Signed;
 use crate::verdict::{Refusal, Verdict, decide};
 
 /// The largest [`Config::drift_allowance`]. A verifier may be stricter and never laxer: the instant
@@ -101,15 +102,30 @@ pub struct Position {
     pub hash: ChainHash,
 }
 
+/// A log that contradicted itself (protocol P15).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fork {
+    /// The log that was followed.
+    pub log: LogId,
+    /// Its generation.
+    pub generation: Generation,
+    /// Where.
+    pub sequence: u64,
+    /// What was signed last before it, and what it can't stand beside. They prove the fork by
+    /// themselves wherever [`contradicts`](crate::Statement::contradicts) says so; a contradiction
+    /// of what was signed long before, or of the records between, they don't.
+    pub shown: [Option<Arc<Signed>>; 2],
+}
+
 /// What to send on a new connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// To be signed in a head.
     pub nonce: [u8; 16],
     /// Where to go on from; `None`: with a checkpoint.
     pub resume: Option<Position>,
     /// The log contradicted itself: to be reported upward (P15).
-    pub forked: bool,
+    pub fork: Option<Fork>,
 }
 
 /// All statuses at a position.
@@ -177,8 +193,9 @@ pub struct Watcher {
     config: Config,
     time: Timekeeper,
     log: Option<Log>,
-    /// Where the log contradicted itself.
-    forked: Option<u64>,
+    /// The newest that was signed and stands.
+    signed: Option<Arc<Signed>>,
+    fork: Option<Fork>,
     acknowledged: Option<u64>,
     max_age: u64,
 }
@@ -194,7 +211,8 @@ impl Watcher {
             config,
             time,
             log: None,
-            forked: None,
+            signed: None,
+            fork: None,
             acknowledged: None,
             max_age,
         }
@@ -213,7 +231,7 @@ impl Watcher {
         Hello {
             nonce,
             resume: self.resume_position(),
-            forked: self.forked.is_some(),
+            fork: self.fork.clone(),
         }
     }
 
@@ -236,20 +254,33 @@ impl Watcher {
     /// [`freshness`](Self::freshness) are to be published: a fork closes that, too.
     pub fn on_frame(&mut self, frame: Frame, keys: &dyn HeadKeys, now: Now) -> Step {
         self.time.observe(now);
-        let mut applied = Vec::new();
+        let mut outcome = Outcome::default();
         let result = match frame {
             Frame::Checkpoint { signed, maps } => {
-                self.on_checkpoint(&signed, &maps, keys, now, &mut applied)
+                self.on_checkpoint(signed, &maps, keys, now, &mut outcome)
             }
-            Frame::Delta(delta) => self.on_delta(&delta, now, &mut applied),
-            Frame::Head(signed) => self.on_head(&signed, keys, now, &mut applied),
+            Frame::Delta(delta) => self.on_delta(&delta, now, &mut outcome),
+            Frame::Head(signed) => self.on_head(signed, keys, now, &mut outcome),
         };
+        let Outcome { applied, judged } = outcome;
         if let Err(Fault::Fork { sequence }) = result {
-            self.forked = Some(sequence);
+            self.fork(sequence, judged);
         }
         Step {
             applied,
             fault: result.err(),
+        }
+    }
+
+    /// The first contradiction is the one that is reported.
+    fn fork(&mut self, sequence: u64, judged: Option<Arc<Signed>>) {
+        if let (Some(log), None) = (&self.log, &self.fork) {
+            self.fork = Some(Fork {
+                log: log.id,
+                generation: log.generation,
+                sequence,
+                shown: [self.signed.clone(), judged],
+            });
         }
     }
 
@@ -262,7 +293,7 @@ impl Watcher {
     /// Whether statuses may be believed: to be published after each call that changed something.
     #[must_use]
     pub fn freshness(&self) -> Freshness {
-        if self.forked.is_some() {
+        if self.fork.is_some() {
             return Freshness::closed(Refusal::Forked);
         }
         self.time
@@ -288,7 +319,7 @@ impl Watcher {
     /// Where the log contradicted itself, if it did: to be reported upward.
     #[must_use]
     pub fn forked_at(&self) -> Option<u64> {
-        self.forked
+        self.fork.as_ref().map(|fork| fork.sequence)
     }
 
     fn lookup(&self, place: Place) -> Result<Status, Refusal> {
@@ -301,57 +332,59 @@ impl Watcher {
 
     fn on_head(
         &mut self,
-        signed: &SignedHead,
+        signed: SignedHead,
         keys: &dyn HeadKeys,
         now: Now,
-        applied: &mut Vec<Applied>,
+        outcome: &mut Outcome,
     ) -> Result<(), Fault> {
         let head = *signed.open(keys)?.head();
-        let log = self.follow(head.log, head.generation, applied)?;
+        let signed = outcome.judge(Signed::Head(signed));
+        let log = self.follow(head.log, head.generation, outcome)?;
         log.vouch(&head)?;
         self.time.answer(&head, now);
         self.max_age = u64::from(head.max_age.0);
-        self.settle(
-            Held {
-                head,
-                arrived: now.boot,
-            },
-            now,
-            applied,
-        )?;
-        self.settle_held(now, applied)
+        let held = Held {
+            head,
+            signed: Arc::clone(&signed),
+            arrived: now.boot,
+        };
+        self.settle(held, now, outcome)?;
+        self.signed = Some(signed);
+        self.settle_held(now, outcome)
     }
 
     fn on_checkpoint(
         &mut self,
-        signed: &SignedCheckpoint,
+        signed: SignedCheckpoint,
         maps: &[PackedMap],
         keys: &dyn HeadKeys,
         now: Now,
-        applied: &mut Vec<Applied>,
+        outcome: &mut Outcome,
     ) -> Result<(), Fault> {
         let trusted = signed.open(keys)?;
         let checkpoint = trusted.checkpoint();
         let maps = checkpoint.unpack(maps)?;
-        let log = self.follow(checkpoint.log, checkpoint.generation, applied)?;
-        log.load(checkpoint, maps, applied)?;
-        self.settle_held(now, applied)
+        let signed = outcome.judge(Signed::Checkpoint(signed));
+        let log = self.follow(checkpoint.log, checkpoint.generation, outcome)?;
+        log.load(checkpoint, maps, &mut outcome.applied)?;
+        self.signed = Some(signed);
+        self.settle_held(now, outcome)
     }
 
-    fn on_delta(
-        &mut self,
-        delta: &Delta,
-        now: Now,
-        applied: &mut Vec<Applied>,
-    ) -> Result<(), Fault> {
-        if let Some(sequence) = self.forked {
-            return Err(Fault::Fork { sequence });
-        }
+    fn on_delta(&mut self, delta: &Delta, now: Now, outcome: &mut Outcome) -> Result<(), Fault> {
+        self.not_forked()?;
         self.log
             .as_mut()
             .ok_or(Fault::NoCheckpoint)?
             .stage(delta.records())?;
-        self.settle_held(now, applied)
+        self.settle_held(now, outcome)
+    }
+
+    fn not_forked(&self) -> Result<(), Fault> {
+        match self.forked_at() {
+            Some(sequence) => Err(Fault::Fork { sequence }),
+            None => Ok(()),
+        }
     }
 
     /// The log that a signed statement is about: the one followed, or a new one of a higher
@@ -360,7 +393,7 @@ impl Watcher {
         &mut self,
         id: LogId,
         generation: Generation,
-        applied: &mut Vec<Applied>,
+        outcome: &mut Outcome,
     ) -> Result<&mut Log, Fault> {
         let known = match &self.log {
             Some(log) => Some((log.id, log.generation)),
@@ -386,11 +419,9 @@ impl Watcher {
                 .is_none_or(|log| log.generation < generation),
         };
         if replaced {
-            self.start(id, generation, applied);
+            self.start(id, generation, &mut outcome.applied);
         }
-        if let Some(sequence) = self.forked {
-            return Err(Fault::Fork { sequence });
-        }
+        self.not_forked()?;
         Ok(self.log.get_or_insert_with(|| Log::new(id, generation)))
     }
 
@@ -407,27 +438,44 @@ impl Watcher {
             applied.push(Applied::Reset(Arc::new(empty)));
         }
         self.log = Some(Log::new(id, generation));
-        self.forked = None;
+        (self.signed, self.fork) = (None, None);
         self.acknowledged = None;
         self.time.forget();
     }
 
-    fn settle_held(&mut self, now: Now, applied: &mut Vec<Applied>) -> Result<(), Fault> {
+    fn settle_held(&mut self, now: Now, outcome: &mut Outcome) -> Result<(), Fault> {
         match self.log.as_mut().and_then(Log::take_held) {
-            Some(held) => self.settle(held, now, applied),
+            Some(held) => self.settle(held, now, outcome),
             None => Ok(()),
         }
     }
 
-    fn settle(&mut self, held: Held, now: Now, applied: &mut Vec<Applied>) -> Result<(), Fault> {
+    fn settle(&mut self, held: Held, now: Now, outcome: &mut Outcome) -> Result<(), Fault> {
         let Some(log) = &mut self.log else {
             return Ok(());
         };
-        match log.settle(&held, applied)? {
+        outcome.judged = Some(Arc::clone(&held.signed));
+        match log.settle(&held, &mut outcome.applied)? {
             Settled::Counts => self.time.count(&held.head, held.arrived, now),
             Settled::Waits => log.hold(held),
             Settled::Passed => {}
         }
         Ok(())
+    }
+}
+
+/// What comes of a frame while it is taken.
+#[derive(Default)]
+struct Outcome {
+    applied: Vec<Applied>,
+    /// What is being held against all that was signed before.
+    judged: Option<Arc<Signed>>,
+}
+
+impl Outcome {
+    fn judge(&mut self, signed: Signed) -> Arc<Signed> {
+        let signed = Arc::new(signed);
+        self.judged = Some(Arc::clone(&signed));
+        signed
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use taskmint_fanout::{Admission, Allowance, Checkpoint, Head, Source, Start};
+use taskmint_verifier::watch::Evidence;
 use taskmint_wire::{BadField, revocation as wire};
 use tonic::{Code, Status};
 
@@ -50,6 +51,15 @@ impl Local {
         }
     }
 
+    /// What a watcher shows for a fork, in words.
+    fn evidence(&self, open: &wire::Open) -> Vec<String> {
+        let Some(identity) = self.agent.identity.load_full() else {
+            return Vec::new();
+        };
+        let (trust, now) = (&self.agent.trust, self.agent.clock.now());
+        Evidence::read(&open.shown, identity.trust_domain(), trust, now).in_words()
+    }
+
     fn too_many(&self) -> Status {
         self.agent.metrics.denied("TOO_MANY_WATCHERS");
         let message = "too many watches through this agent; share one within a process";
@@ -86,7 +96,10 @@ impl Source for Local {
         let (start, log) = match self.relay.start_of(&open).await {
             Ok(begin) => begin,
             // What a verifier knows and the log does not is an alarm: the server hears of it.
-            Err(Unfit::Denied(why)) => return Err(self.agent.denials.give(&caller, "Watch", why)),
+            Err(Unfit::Denied(mut why)) => {
+                why.detail.extend(self.evidence(&open));
+                return Err(self.agent.denials.give(&caller, "Watch", why));
+            }
             Err(Unfit::Status(status)) => return Err(status),
         };
         let newcomer = Newcomer {
@@ -238,6 +251,10 @@ impl Known {
         if open.log_id.len() != 8 {
             return Err(BadField::new("log_id", "must have 8 octets").into());
         }
+        // Of two logs of one generation it may follow the other one.
+        if open.forked && open.generation == generation {
+            return Err(other_history(open.sequence).into());
+        }
         if !self.is_followed_by(open) {
             return match open.generation {
                 // A restore has replaced it (P14).
@@ -248,9 +265,6 @@ impl Known {
         }
         if open.generation != generation {
             return Err(unknown_log().into());
-        }
-        if open.forked {
-            return Err(other_history(open.sequence).into());
         }
         if open.epoch > self.epoch {
             return Err(ahead("EPOCH_AHEAD", "epoch", open.epoch).into());

@@ -3,7 +3,7 @@
 use taskmint_wire::revocation::revocation_client::RevocationClient;
 use taskmint_wire::revocation::watch_request::Message as Said;
 use taskmint_wire::revocation::watch_response::Frame;
-use taskmint_wire::revocation::{self as wire, Acknowledge, Nonce, Open, WatchRequest};
+use taskmint_wire::revocation::{self as wire, Acknowledge, Nonce, Open, Statement, WatchRequest};
 use taskmint_wire::{Denied, node};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -377,15 +377,14 @@ async fn who_is_ahead_of_the_relay_waits_for_it() {
     node.stop().await;
 }
 
-/// Until the agent has reported it.
-async fn server_hears_of_other_history(fake: &Fake) {
+/// Once the agent has reported it.
+async fn server_hears_of_other_history(fake: &Fake) -> Vec<String> {
     fake.until(|state| {
         let mut reports = state.denials.iter();
-        reports
-            .any(|report| report.reason == "OTHER_HISTORY")
-            .then_some(())
+        let told = reports.find(|report| report.reason == "OTHER_HISTORY")?;
+        Some(told.detail.clone())
     })
-    .await;
+    .await
 }
 
 #[tokio::test]
@@ -395,20 +394,22 @@ async fn a_verifier_that_was_shown_two_histories_says_so_when_the_log_has_moved_
     hand.head(|_| true).await;
     fake.state(|state| state.log.grow(3, false));
     hand.head(|head| head.sequence == 3).await;
+    // Of two logs of one generation it had come to follow the other one.
     let forked = Open {
         forked: true,
+        log_id: vec![2; 8].into(),
+        shown: vec![Statement::default()],
         ..applied(2)
     };
     // Whoever has no identity here raises no alarm.
     let mut nobody = Hand::open(&node, forked.clone()).await;
-    nobody.head(|head| head.sequence == 3).await;
+    assert_eq!(reason(&end(&mut nobody.frames).await), "UNKNOWN_LOG");
     fake.put_entries(vec![entry(1, "/db")]).await;
     let deadline = std::time::Instant::now() + PATIENCE;
     loop {
         // Until the node knows of the entry.
         let mut other = Hand::open(&node, forked.clone()).await;
-        if let Err(status) = next(&mut other.frames).await {
-            assert_eq!(reason(&status), "OTHER_HISTORY");
+        if reason(&end(&mut other.frames).await) == "OTHER_HISTORY" {
             break;
         }
         assert!(
@@ -417,7 +418,16 @@ async fn a_verifier_that_was_shown_two_histories_says_so_when_the_log_has_moved_
         );
         tokio::time::sleep(PATIENCE / 100).await;
     }
-    server_hears_of_other_history(&fake).await;
+    let told = server_hears_of_other_history(&fake).await;
+    assert!(
+        told.iter()
+            .any(|line| line.starts_with("shown: the key is refused")),
+        "{told:?}"
+    );
+    assert!(
+        told.iter().any(|line| line.starts_with("no proof")),
+        "{told:?}"
+    );
     node.stop().await;
 }
 

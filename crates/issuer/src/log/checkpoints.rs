@@ -88,7 +88,7 @@ impl Issuer {
             let position = maps.sequence.unwrap_or(0);
             self.sign_to(&mut signed, position).await?;
             if position == signed.sequence {
-                return self.sign_checkpoint(&mut maps, &signed).await;
+                return self.sign_checkpoint(&mut maps, &mut signed).await;
             }
         }
         Err(Refused::busy())
@@ -132,7 +132,7 @@ impl Issuer {
     async fn sign_checkpoint(
         &self,
         maps: &mut Maps,
-        signed: &Signed,
+        signed: &mut Signed,
     ) -> Result<Arc<SignedCheckpoint>, Refused> {
         maps.refresh();
         let served = maps
@@ -143,7 +143,8 @@ impl Issuer {
             .map(|(digest, packed)| (digest, (digest.bucket, Bytes::from_owner(packed))))
             .unzip();
         let (sequence, floor) = (signed.sequence, maps.floor);
-        let key_revision = self.signed.key_revision();
+        let key = self.log_key(signed).await?;
+        let key_revision = key.revision;
         let at = self.clock.now();
         let request = CheckpointRequest {
             log: self.store.identity().log,
@@ -158,6 +159,7 @@ impl Issuer {
             sequence,
             body: answer.bytes.into(),
             signature: answer.signature.into(),
+            key,
             maps: packed,
         });
         *self.signed.checkpoints.newest.lock() = Some(Made {

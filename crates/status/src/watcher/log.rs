@@ -11,6 +11,7 @@ use crate::head::Head;
 use crate::map::{Status, StatusMap};
 use crate::place::{Generation, LogId, Slot};
 use crate::record::{Cause, ChainHash, Change, Record};
+use crate::statement::Signed;
 use crate::verdict::Refusal;
 
 /// Records that may wait for a head; a server signs one far more often.
@@ -19,10 +20,11 @@ pub(super) const MAX_PENDING: usize = 65_536;
 /// Positions whose hash is remembered, to hold later statements against.
 const MAX_MARKS: usize = 1024;
 
-/// A head and the own instant at which it came.
-#[derive(Clone, Copy, Debug)]
+/// A head, as it was signed, and the own instant at which it came.
+#[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) head: Head,
+    pub(super) signed: Arc<Signed>,
     pub(super) arrived: BootTime,
 }
 

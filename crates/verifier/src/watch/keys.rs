@@ -92,6 +92,12 @@ impl LogKeys {
         self.current.ok_or(KeyRefused::Unnamed)
     }
 
+    /// Who certified a key, in DER; empty where it is not known any more.
+    pub(super) fn certificate(&self, key: KeyId) -> &[u8] {
+        let known = self.keys.iter().find(|known| known.id == key);
+        known.map_or(&[], |known| &known.certificate)
+    }
+
     /// Drops keys that have expired, and those whose CA is in the bundle no more.
     fn refresh(&mut self, trust: &Trust, now: Timestamp) {
         let bundles = trust.get();

@@ -9,6 +9,7 @@
 mod bundles;
 mod clocks;
 mod events;
+mod evidence;
 mod follow;
 mod frames;
 mod keys;
@@ -30,6 +31,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use bundles::Bundles;
 pub use clocks::{Clocks, SystemClocks};
 pub use events::{Event, Events};
+pub use evidence::{Evidence, Unfounded};
 pub use follow::GRACE;
 pub use frames::{FrameError, read_frame};
 pub use keys::{KeyRefused, LogKeys};

@@ -11,6 +11,9 @@ use taskmint_wire::revocation as wire;
 use taskmint_wire::revocation::watch_request::Message;
 use tokio::sync::Notify;
 
+use super::evidence::shown;
+use super::keys::LogKeys;
+
 /// Waiting messages of one connection. Clones share them.
 #[derive(Clone, Default)]
 pub(super) struct Outbox(Arc<Inner>);
@@ -38,14 +41,12 @@ impl Outbox {
         self.0.filled.notify_one();
     }
 
-    /// The requests of a connection that begins with `hello`.
+    /// The requests of a connection that begins with `open`.
     pub(super) fn requests(
         &self,
-        hello: &Hello,
-        name: &str,
-        instance: [u8; 16],
+        open: wire::Open,
     ) -> impl Stream<Item = wire::WatchRequest> + Send + use<> {
-        let first = Some(Message::Open(open(hello, name, instance)));
+        let first = Some(Message::Open(open));
         futures::stream::unfold((self.clone(), first), |(outbox, mut first)| async move {
             let message = match first.take() {
                 Some(first) => first,
@@ -87,14 +88,21 @@ impl Outbox {
     }
 }
 
-fn open(hello: &Hello, name: &str, instance: [u8; 16]) -> wire::Open {
+/// The opening that says `hello`; `keys` have the certificates of what it shows.
+pub(super) fn open(hello: &Hello, keys: &LogKeys, name: &str, instance: [u8; 16]) -> wire::Open {
     let mut open = wire::Open {
         nonce: hello.nonce.to_vec().into(),
         name: name.to_owned(),
         instance: instance.to_vec().into(),
-        forked: hello.forked,
         ..wire::Open::default()
     };
+    if let Some(fork) = &hello.fork {
+        // Also where nothing was applied: whose fork it is must be known.
+        open.log_id = fork.log.0.to_vec().into();
+        open.generation = u32::from(fork.generation.get());
+        open.forked = true;
+        open.shown = shown(fork, keys);
+    }
     if let Some(position) = &hello.resume {
         open.log_id = position.log.0.to_vec().into();
         open.generation = u32::from(position.generation.get());
@@ -127,9 +135,10 @@ mod tests {
         let hello = Hello {
             nonce: [3; 16],
             resume: Some(position(4)),
-            forked: false,
+            fork: None,
         };
-        let mut requests = Box::pin(outbox.requests(&hello, "w", [9; 16]));
+        let keys = LogKeys::new("example.org".parse().unwrap());
+        let mut requests = Box::pin(outbox.requests(open(&hello, &keys, "w", [9; 16])));
         let Some(Message::Open(open)) = requests.next().await.unwrap().message else {
             panic!()
         };

@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::clocks::wall;
 use super::frames::{FrameError, read_frame};
 use super::keys::LogKeys;
-use super::outbox::Outbox;
+use super::outbox::{Outbox, open};
 use super::state::Shared;
 use crate::Trust;
 
@@ -34,7 +34,7 @@ const SILENCE: u64 = 15_000;
 /// The largest frame: a checkpoint with the packed maps of some hundred million ends.
 const MAX_FRAME: usize = 64 << 20;
 
-/// After a fork no connection helps until the log is a new one.
+/// Once a fork was reported, no connection helps until the log is a new one.
 const FORKED: Duration = Duration::from_secs(30);
 
 pub(super) struct Run {
@@ -87,6 +87,7 @@ impl Run {
         let mut keys = LogKeys::new(self.trust_domain.clone());
         let mut backoff = backoff();
         loop {
+            let was_forked = watcher.forked_at().is_some();
             let (over, counted) = self.connection(&mut watcher, &mut keys).await;
             let trouble = in_words(&over);
             // The same words again and again help nobody.
@@ -96,9 +97,10 @@ impl Run {
             if counted {
                 backoff.reset();
             }
-            match over {
-                Over::Fault(fault) if fault.is_final() => sleep(FORKED).await,
-                _ => sleep(backoff.next(&*self.entropy)).await,
+            // One that was just seen is reported by coming back.
+            match was_forked {
+                true => sleep(FORKED).await,
+                false => sleep(backoff.next(&*self.entropy)).await,
             }
         }
     }
@@ -141,7 +143,9 @@ impl Connection<'_> {
         let now = run.now();
         self.counted = now.boot;
         let hello = self.watcher.connected(nonce, now);
-        let requests = self.outbox.requests(&hello, &run.name, run.instance);
+        let requests = self
+            .outbox
+            .requests(open(&hello, self.keys, &run.name, run.instance));
         let opened = timeout(ANSWER, client.watch(requests)).await;
         let stream = opened
             .map_err(|_| Over::NoAnswer)?

@@ -9,7 +9,7 @@ use crate::map::{Status, StatusMap};
 use crate::place::{Generation, LogId, Place};
 use crate::record::{Cause, Change, Record};
 use crate::view::StatusView;
-use crate::watcher::{Applied, Config, Fault, Frame, Watcher};
+use crate::watcher::{Applied, Config, Fault, Fork, Frame, Watcher};
 
 fn second() -> Generation {
     Generation::new(2).unwrap()
@@ -380,6 +380,49 @@ fn a_checkpoint_in_which_an_end_came_back_is_a_fork() {
     assert_eq!(world.status(3), Err("LOG_FORKED"));
 }
 
+/// What the next connection says of the fork; whether what it was shown proves it.
+fn reported(world: &mut World) -> (Fork, bool) {
+    let nonce = world.nonce();
+    let hello = world.watcher.connected(nonce, world.now);
+    let fork = hello.fork.expect("a fork is to be reported");
+    let read = |at: usize| fork.shown[at].as_ref()?.open(&world.server.key).ok();
+    let is_proven = read(0).zip(read(1)).is_some_and(|(a, b)| a.contradicts(&b));
+    (fork, is_proven)
+}
+
+#[test]
+fn a_fork_that_was_seen_before_anything_was_applied_is_reported_with_its_proof() {
+    let mut world = World::new(Config::default());
+    let nonce = world.nonce();
+    world.watcher.connected(nonce, world.now);
+    let mut other = world.server.clone();
+    world.server.end(1);
+    other.end(2);
+    assert_eq!(world.take(world.server.head(None)), None);
+    let fault = world.take(other.head(None));
+    assert_eq!(fault, Some(Fault::Fork { sequence: 1 }));
+    assert_eq!(world.watcher.resume_position(), None);
+    let (fork, is_proven) = reported(&mut world);
+    assert_eq!((fork.log, fork.sequence), (LOG, 1));
+    assert!(is_proven);
+}
+
+#[test]
+fn what_comes_after_a_fork_does_not_take_its_proof_away() {
+    let mut world = World::synced();
+    let mut other = world.server.clone();
+    other.end(2);
+    world.server.end(1);
+    world.take_all([world.server.checkpoint(), world.server.head(None)]);
+    assert!(world.take(other.head(None)).is_some());
+    let first = reported(&mut world);
+    assert!(first.1);
+    for frame in [world.server.head(None), other.checkpoint()] {
+        assert!(world.take(frame).is_some());
+    }
+    assert_eq!(reported(&mut world), first);
+}
+
 #[test]
 fn two_hashes_for_one_position_are_a_fork_until_a_new_generation() {
     let mut world = World::synced();
@@ -417,6 +460,8 @@ fn a_fork_is_seen_at_a_position_long_passed() {
     }
     let head = other.head(None);
     assert_eq!(world.take(head), Some(Fault::Fork { sequence: 1 }));
+    // Both are named; what contradicts the second one was no head.
+    assert!(!reported(&mut world).1);
 }
 
 #[test]
@@ -479,6 +524,7 @@ fn two_logs_of_one_generation_are_a_fork() {
         world.take(other.head(None)),
         Some(Fault::Fork { sequence: 0 })
     );
+    assert!(reported(&mut world).1);
 }
 
 #[test]
@@ -523,6 +569,7 @@ fn a_bucket_below_the_floor_is_refused_and_only_a_record_moves_it() {
     };
     let head = world.server.sign(&lone);
     assert_eq!(world.take(head), Some(Fault::Fork { sequence: 1 }));
+    assert!(reported(&mut world).1);
 }
 
 #[test]
