@@ -56,23 +56,32 @@ impl Issuer {
             selectors: refused.facts.clone(),
             detail: refused.detail.clone(),
         };
-        if matches!(self.put_denial(denial).await, Ok(true)) {
+        if self.put_denial(denial).await.is_ok() {
             refused.id = Some(id);
         }
         refused
     }
 
-    /// Keeps a denial that an agent gave. `false`: it is the story of a fork, and was counted, but
-    /// another watcher's was kept a moment ago.
+    /// Counts a watcher that was shown another history of the log (P15); whether its story is to be
+    /// kept, or another one's was a moment ago.
+    pub fn contradicted(&self) -> bool {
+        self.watchers.contradicted();
+        self.alarms.is_due(self.clock.now())
+    }
+
+    /// Keeps a denial that an agent gave, unless it is one story of a fork too many.
     ///
     /// # Errors
     /// When the store can't write.
-    pub async fn put_denial(&self, denial: Denial) -> Result<bool, Refused> {
+    pub async fn take_denial(&self, denial: Denial) -> Result<(), Refused> {
+        if denial.reason == OTHER_HISTORY && !self.contradicted() {
+            return Ok(());
+        }
+        self.put_denial(denial).await
+    }
+
+    async fn put_denial(&self, denial: Denial) -> Result<(), Refused> {
         if denial.reason == OTHER_HISTORY {
-            self.watchers.contradicted();
-            if !self.alarms.is_due(denial.at) {
-                return Ok(false);
-            }
             tracing::error!(
                 watcher = denial.who,
                 detail = ?denial.detail,
@@ -105,6 +114,6 @@ impl Issuer {
                 changes,
             })
             .await?;
-        Ok(true)
+        Ok(())
     }
 }

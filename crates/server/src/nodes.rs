@@ -391,7 +391,7 @@ impl Nodes for NodeService {
                 .collect::<Result<_, _>>()?,
             node: Some(node.id),
         };
-        self.issuer.put_denial(denial).await.map_err(status)?;
+        self.issuer.take_denial(denial).await.map_err(status)?;
         Ok(Response::new(node::ReportDenialResponse {}))
     }
 }

@@ -136,7 +136,7 @@ impl Source for LogSource {
             .map_err(|e| BadField::new("name", e))?;
         let start = match self.log.start_of(&open) {
             Ok(start) => start,
-            Err(Unfit::OtherHistory) => return Err(self.alarm(peer, &open).await),
+            Err(Unfit::OtherHistory) => return Err(self.alarm(peer, open).await),
             Err(Unfit::Told(status)) => return Err(status),
         };
         let is_node = peer.kind() == Kind::Node;
@@ -202,24 +202,32 @@ impl Source for LogSource {
 }
 
 impl LogSource {
-    /// A watcher was shown another history of this log (P15): by whom, nobody here can tell.
-    async fn alarm(&self, peer: &SpiffeId, open: &wire::Open) -> Status {
-        let evidence = self.log.judge(&open.shown);
-        let message = match evidence.is_proof() {
-            true => "the watcher was shown another history of this log, and has proof of it",
-            false => "the watcher was shown another history of this log",
+    /// A watcher was shown another history of this log (P15): by whom, nobody here can tell. What it
+    /// shows is looked at only where its story is kept: they may come in thousands.
+    async fn alarm(&self, peer: &SpiffeId, open: wire::Open) -> Status {
+        let message = "the watcher was shown another history of this log";
+        if !self.log.issuer.contradicted() {
+            return deny(Code::FailedPrecondition, OTHER_HISTORY, message);
+        }
+        let (log, peer) = (Arc::clone(&self.log), peer.clone());
+        let kept = async move {
+            let evidence = log.judge(&open.shown);
+            let proof = match evidence.is_proof() {
+                true => ", and has proof of it",
+                false => "",
+            };
+            let mut detail = vec![
+                format!("position {}", open.sequence),
+                format!("watcher `{}`", open.name),
+            ];
+            detail.extend(evidence.in_words());
+            let message = format!("{message}{proof}");
+            let refused = Refused::new(RefusalKind::State, OTHER_HISTORY, message)
+                .fix("ask the operators; it refuses everything until the log has a new generation")
+                .detail(detail);
+            let who = Principal::Watcher(peer);
+            Ok(explained(&log.issuer, &who, None, "Watch", refused).await)
         };
-        let mut detail = vec![
-            format!("position {}", open.sequence),
-            format!("watcher `{}`", open.name),
-        ];
-        detail.extend(evidence.in_words());
-        let refused = Refused::new(RefusalKind::State, OTHER_HISTORY, message)
-            .fix("ask the operators; it refuses everything until the log has a new generation")
-            .detail(detail);
-        let issuer = Arc::clone(&self.log.issuer);
-        let who = Principal::Watcher(peer.clone());
-        let kept = async move { Ok(explained(&issuer, &who, None, "Watch", refused).await) };
         self.elsewhere(kept).await.unwrap_or_else(|status| status)
     }
 
