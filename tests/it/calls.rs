@@ -220,7 +220,11 @@ async fn the_audit_is_read_page_by_page_without_a_gap() {
         .complete(&mut node)
         .await;
     let mut read = async |from, page_size| {
-        let request = admin::ListAuditRequest { from, page_size };
+        let request = admin::ListAuditRequest {
+            from,
+            page_size,
+            ..Default::default()
+        };
         let answer = world.admin.list_audit(request).await.unwrap();
         answer.into_inner().lines
     };

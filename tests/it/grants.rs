@@ -226,7 +226,7 @@ async fn what_has_no_path_needs_a_grant_over_everything() {
     };
     not_granted("prepare_authority", ops.prepare_authority(ca).await);
     let audit = admin::ListAuditRequest::default();
-    not_granted("list_audit", ops.list_audit(audit).await);
+    not_granted("list_audit", ops.list_audit(audit.clone()).await);
     let denials = admin::ListDenialsRequest::default();
     not_granted("list_denials", ops.list_denials(denials).await);
     let watchers = admin::ListWatchersRequest {};

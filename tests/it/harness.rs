@@ -261,6 +261,7 @@ impl World {
         let request = admin::ListAuditRequest {
             from: 1,
             page_size: 1000,
+            ..Default::default()
         };
         let answer = self.admin.list_audit(request).await;
         answer.unwrap().into_inner().lines

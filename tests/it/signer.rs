@@ -158,7 +158,7 @@ async fn active(world: &World) -> HashSet<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_signer_is_started_again_and_minting_goes_on() {
-    let (world, mut node) = world().await;
+    let (mut world, mut node) = world().await;
     let task = begin(&mut node, 7).await.unwrap().task.unwrap();
     let (keys, mut seen) = (active(&world).await, HashSet::new());
     for _ in 0..4 {
@@ -168,6 +168,10 @@ async fn a_killed_signer_is_started_again_and_minting_goes_on() {
         assert_eq!(id_of(&certificate).as_str(), task.spiffe_id);
         assert_ne!(pid(world.folder.path()), Some(killed));
     }
+    // How far each of them had counted is written down (P24).
+    let noted = world.audit().await;
+    let noted = noted.iter().filter(|action| *action == "signer.tail");
+    assert_eq!(noted.count(), seen.len());
     // It signs with the same keys, and new tasks begin.
     assert_eq!(active(&world).await, keys);
     begin(&mut node, 8).await.unwrap();

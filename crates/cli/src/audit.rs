@@ -69,6 +69,7 @@ async fn page(admin: &mut Admin, from: u64, size: u32) -> Result<Vec<admin::Audi
     let request = admin::ListAuditRequest {
         from,
         page_size: size,
+        ..Default::default()
     };
     Ok(admin.list_audit(request).await?.into_inner().lines)
 }

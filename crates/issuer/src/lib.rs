@@ -9,6 +9,7 @@ mod begin;
 mod crl;
 mod denials;
 mod entries;
+mod evidence;
 mod heads;
 mod leases;
 mod live;
@@ -76,6 +77,7 @@ pub struct Issuer {
     /// Held while keys are changed: what was read of them counts until it is written.
     changing_keys: tokio::sync::Mutex<()>,
     signed: log::Signer,
+    evidence: evidence::Evidence,
     crls: crl::Published,
     status_lists: standing::StatusLists,
     watchers: Arc<Watchers>,

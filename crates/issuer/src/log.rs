@@ -24,6 +24,9 @@ use crate::refused::{RefusalKind, Refused};
 /// The most records of one delta.
 const DELTA: usize = 4096;
 
+/// How often it is noted how far the signer counted.
+const EVIDENCE_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
+
 /// The least pause before a head for which nothing changed.
 const NUDGE_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -281,10 +284,15 @@ impl Issuer {
         Ok(Some(deltas))
     }
 
-    /// Hands the keys over whenever the authority was started again (P25), until dropped.
+    /// Hands the keys over whenever the authority was started again (P25), and notes how far it
+    /// counted (P24), until dropped.
     pub async fn keep_authority(&self) {
         loop {
-            self.authority.lost().await;
+            let lost = tokio::time::timeout(EVIDENCE_EVERY, self.authority.lost()).await;
+            self.note_evidence().await;
+            if lost.is_err() {
+                continue;
+            }
             match self.reload_authority().await {
                 Ok(()) => tracing::info!("the authority was started again and has its keys"),
                 Err(error) => {

@@ -183,6 +183,7 @@ impl Issuer {
                 .map(|(task, record)| self.record(task, record.clone(), now)),
         );
         let (recorded, signed) = tokio::join!(recording, self.authority.issue(requests));
+        self.evidence.learn(&signed);
         let discarded = records.iter().zip(&recorded).zip(&signed);
         let discarded =
             discarded.filter(|((_, recorded), signed)| recorded.is_err() && signed.is_ok());
@@ -375,6 +376,7 @@ impl Issuer {
 
     pub(crate) async fn sign(&self, request: Request) -> Result<Signed, Refused> {
         let mut answers = self.authority.issue(vec![request]).await;
+        self.evidence.learn(&answers);
         match answers.pop() {
             Some(answer) => Ok(answer?),
             None => Err(taskmint_mint::Refusal::Failed("no answer".to_owned()).into()),

@@ -58,6 +58,7 @@ impl Issuer {
             bars: watch::Sender::new(None),
             changing_keys: Default::default(),
             signed: Signer::new(position),
+            evidence: Default::default(),
             crls: Default::default(),
             status_lists: Default::default(),
             watchers,

@@ -13,6 +13,11 @@ use crate::port::SignerTail;
 /// Octets of an entry.
 pub const ENTRY_LEN: usize = 88;
 
+/// The action of those lines of the audit trail in which the server notes how far a start of the signer
+/// has counted. Their resource is instance, counter and chain hash, with a space between: two of them in
+/// hexadecimal, the counter in decimal.
+pub const TAIL_ACTION: &str = "signer.tail";
+
 /// What a signature was for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum What {

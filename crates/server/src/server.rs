@@ -219,8 +219,13 @@ impl Bound {
         let (heads, keys, authority, lists, ends) = (of(), of(), of(), of(), of());
         until_stopped(tasks, "heads", async move { heads.sign_heads().await });
         until_stopped(tasks, "keys", async move { keys.rotate_in_time().await });
-        until_stopped(tasks, "authority", async move {
-            authority.keep_authority().await;
+        let (stop, last) = (tasks.shutdown().requested(), of());
+        tasks.spawn("authority", async move {
+            tokio::select! {
+                () = authority.keep_authority() => {}
+                () = stop => last.note_evidence().await,
+            }
+            Ok::<_, ServeError>(())
         });
         until_stopped(tasks, "crls", async move { lists.keep_crls().await });
         until_stopped(tasks, "ends", async move { ends.end_in_time().await });

@@ -5,8 +5,9 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use taskmint_client::Admin;
-use taskmint_mint::journal::{Entry, What, token_name};
-use taskmint_model::{Clock as _, SystemClock};
+use taskmint_mint::SignerTail;
+use taskmint_mint::journal::{Entry, TAIL_ACTION, What, token_name};
+use taskmint_model::{Clock as _, SystemClock, Timestamp};
 use taskmint_status::Head;
 use taskmint_wire::admin;
 
@@ -54,6 +55,7 @@ async fn records(admin: &mut Admin) -> Result<Records, Failure> {
     let status = admin.get_status(request).await?.into_inner();
     let head = Head::decode(&status.head).ok().map(|head| head.signer);
     let mut records = Records::new(read_at, status.floor, head);
+    prove(admin, &mut records).await?;
     let (mut page_token, mut count) = (String::new(), 0);
     loop {
         let request = admin::ListIssuancesRequest {
@@ -75,6 +77,35 @@ async fn records(admin: &mut Admin) -> Result<Records, Failure> {
         }
         page_token = page.next_page_token;
     }
+}
+
+/// Reads how far the server knows each start of the signer to have counted.
+async fn prove(admin: &mut Admin, records: &mut Records) -> Result<(), Failure> {
+    let mut from = 1;
+    while from > 0 {
+        let request = admin::ListAuditRequest {
+            from,
+            page_size: PAGE,
+            action: TAIL_ACTION.to_owned(),
+        };
+        let page = admin.list_audit(request).await?.into_inner();
+        for line in &page.lines {
+            if let Some(tail) = tail(&line.resource) {
+                records.prove(tail, Timestamp::from_millis(line.at_ms));
+            }
+        }
+        from = page.next_from;
+    }
+    Ok(())
+}
+
+fn tail(words: &str) -> Option<SignerTail> {
+    let mut words = words.split(' ');
+    let mut tail = SignerTail::default();
+    hex::decode_to_slice(words.next()?, &mut tail.instance).ok()?;
+    tail.counter = words.next()?.parse().ok()?;
+    hex::decode_to_slice(words.next()?, &mut tail.hash).ok()?;
+    Some(tail)
 }
 
 fn name(issuance: &admin::Issuance) -> Option<(What, [u8; 20])> {
@@ -102,6 +133,23 @@ fn record(report: &Report) -> Record {
             one.last_at,
         )
     });
+    let cut = report.cut.iter().map(|cut| {
+        let instance = hex::encode(cut.instance);
+        let last = cut.last.as_ref().map_or_else(
+            || "nothing of it is there".to_owned(),
+            |last| {
+                format!(
+                    "the last is number {}, {}",
+                    last.link.tail.counter,
+                    in_words(last)
+                )
+            },
+        );
+        format!(
+            "{instance}: {last}, but it counted to {} at least",
+            cut.proven
+        )
+    });
     let names = |entries: &[Entry]| -> Vec<String> { entries.iter().map(in_words).collect() };
     let unsigned = report.unsigned.iter();
     let unsigned = unsigned.map(|(what, name)| named(*what, name));
@@ -120,6 +168,8 @@ fn record(report: &Report) -> Record {
         .number("swept", report.expired)
         .number("torn_octets", report.torn as u64)
         .text("set_back", report.set_back.unwrap_or_default())
+        .lines("cut_off", &cut.collect::<Vec<_>>())
+        .number("older_signers", report.older)
         .lines("signers", &instances.collect::<Vec<_>>())
 }
 

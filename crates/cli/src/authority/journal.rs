@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::time::Duration;
 
+use taskmint_mint::SignerTail;
 use taskmint_mint::journal::{ENTRY_LEN, Entry, HEAD_PLACE, What, link};
 use taskmint_model::Timestamp;
 use taskmint_status::{Serial, SignerChain};
@@ -25,6 +26,8 @@ pub(super) struct Records {
     read_at: Timestamp,
     /// What the newest head says of the signer.
     head: Option<SignerChain>,
+    /// The furthest that each start of the signer is known to have counted, and when that was noted.
+    proven: HashMap<[u8; 16], (SignerTail, Timestamp)>,
     found: HashSet<(What, [u8; 20])>,
     /// The history that was signed for each position of each log.
     heads: HashMap<[u8; HEAD_PLACE], [u8; 8]>,
@@ -54,8 +57,22 @@ pub(super) struct Report {
     pub(super) forked_count: u64,
     /// The journal ends before the newest head, or contradicts it.
     pub(super) set_back: Option<&'static str>,
+    /// Starts of the signer of which the end is missing.
+    pub(super) cut: Vec<Cut>,
+    /// Starts that ended before the journal begins: their entries are in files that were not given.
+    pub(super) older: u64,
     /// Octets that are no entry: what a signer was writing when it was killed.
     pub(super) torn: usize,
+}
+
+/// A start of the signer whose entries end before what is known to have been signed.
+#[derive(Debug)]
+pub(super) struct Cut {
+    pub(super) instance: [u8; 16],
+    /// Its last entry; none where nothing of it is in the journal.
+    pub(super) last: Option<Entry>,
+    /// It made so many signatures at least.
+    pub(super) proven: u64,
 }
 
 /// One start of the signer.
@@ -68,7 +85,11 @@ pub(super) struct Instance {
     /// The first counter that is missing, repeated, or whose hash does not follow.
     pub(super) broken_at: Option<u64>,
     hash: [u8; 32],
+    /// The entry with the highest number.
+    last: Entry,
     head_seen: bool,
+    /// The entry that is known from elsewhere has another hash here.
+    contradicted: bool,
     /// Not on record: judged when it is known when the instance ended.
     open: Vec<Entry>,
 }
@@ -87,6 +108,14 @@ impl Records {
     /// One record: a certificate's serial, or a token's `jti` and bucket.
     pub(super) fn add(&mut self, what: What, name: [u8; 20]) {
         self.names.insert((what, name));
+    }
+
+    /// What is known from elsewhere of how far a start of the signer counted.
+    pub(super) fn prove(&mut self, tail: SignerTail, noted: Timestamp) {
+        let known = self.proven.entry(tail.instance).or_insert((tail, noted));
+        if known.0.counter < tail.counter {
+            *known = (tail, noted);
+        }
     }
 
     /// Reads a journal to its end: one file, or what was rotated, oldest first.
@@ -138,7 +167,8 @@ impl Records {
                 report.instances.push(Instance::new(&entry));
             }
             if let Some(instance) = report.instances.get_mut(at) {
-                instance.follow(&entry, self.head.as_ref());
+                let proven = self.proven.get(&instance.id);
+                instance.follow(&entry, self.head.as_ref(), proven.map(|(tail, _)| tail));
                 if self.needs_record(&entry, &mut report.expired) {
                     instance.open.push(entry);
                 }
@@ -185,7 +215,7 @@ impl Records {
         !over
     }
 
-    fn close(self, report: &mut Report) {
+    fn close(mut self, report: &mut Report) {
         let last = self.read_at - MEANWHILE;
         for instance in &mut report.instances {
             let ended = instance.last_at;
@@ -205,6 +235,15 @@ impl Records {
         let unsigned = self.names.difference(&self.found);
         report.unsigned = unsigned.take(NAMED).copied().collect();
         report.unsigned.sort_unstable_by_key(|(_, name)| *name);
+        if let Some(head) = self.head {
+            let tail = SignerTail {
+                instance: head.instance,
+                counter: head.counter,
+                hash: head.hash,
+            };
+            self.prove(tail, self.read_at);
+        }
+        self.find_cuts(report);
         report.set_back = match self.head {
             Some(head) => match report.instances.iter().find(|own| own.id == head.instance) {
                 None => Some("the newest head is of a signer that is not in the journal"),
@@ -219,13 +258,41 @@ impl Records {
     }
 }
 
+impl Records {
+    /// Names each start of the signer whose entries end too early. What ended before the journal begins
+    /// is in a file that was not given, or not kept: that is counted, for nothing tells it from one
+    /// that was taken away.
+    fn find_cuts(&self, report: &mut Report) {
+        let begins = report.begins();
+        for (tail, noted) in self.proven.values() {
+            let own = report.instances.iter().find(|own| own.id == tail.instance);
+            match own {
+                Some(own) if own.last.link.tail.counter >= tail.counter => {}
+                None if begins.is_some_and(|begins| *noted < begins) => report.older += 1,
+                _ => report.cut.push(Cut {
+                    instance: tail.instance,
+                    last: own.map(|own| own.last),
+                    proven: tail.counter,
+                }),
+            }
+        }
+        report.cut.sort_unstable_by_key(|cut| cut.instance);
+    }
+}
+
 impl Report {
+    /// When the first entry was made.
+    fn begins(&self) -> Option<Timestamp> {
+        self.instances.iter().map(|one| one.first_at).min()
+    }
+
     /// Whether somebody must look.
     pub(super) fn is_alarming(&self) -> bool {
         self.unrecorded_count > 0
             || self.forked_count > 0
             || self.set_back.is_some()
-            || self.instances.iter().any(|one| one.broken_at.is_some())
+            || !self.cut.is_empty()
+            || self.instances.iter().any(Instance::is_wrong)
     }
 }
 
@@ -238,12 +305,19 @@ impl Instance {
             signatures: 0,
             broken_at: None,
             hash: [0; 32],
+            last: *first,
             head_seen: false,
+            contradicted: false,
             open: Vec::new(),
         }
     }
 
-    fn follow(&mut self, entry: &Entry, head: Option<&SignerChain>) {
+    /// Whether it is not what its signer wrote.
+    fn is_wrong(&self) -> bool {
+        self.broken_at.is_some() || self.contradicted
+    }
+
+    fn follow(&mut self, entry: &Entry, head: Option<&SignerChain>, proven: Option<&SignerTail>) {
         let mut tail = entry.link.tail;
         let stated = std::mem::replace(&mut tail.hash, self.hash);
         let follows = tail.counter == self.signatures + 1
@@ -254,6 +328,11 @@ impl Instance {
         self.signatures += 1;
         self.hash = stated;
         self.last_at = self.last_at.max(entry.at);
+        if tail.counter >= self.last.link.tail.counter {
+            self.last = *entry;
+        }
+        self.contradicted |=
+            proven.is_some_and(|known| known.counter == tail.counter && known.hash != stated);
         self.head_seen |= head.is_some_and(|head| {
             head.instance == self.id && head.counter == tail.counter && head.hash == stated
         });

@@ -223,6 +223,24 @@ fn dev_goes_on_where_it_was_stopped() {
     let audit = second.json(&["authority", "audit", "--journal", journal]);
     assert_eq!(audit["agrees"], true, "{audit}");
     assert_eq!(audit["signers"].as_array().unwrap().len(), 2);
+    // One whose first signer lost its end, which the newest head knows nothing of.
+    let written = std::fs::read(journal).unwrap();
+    let entries: Vec<_> = written.chunks(88).collect();
+    let of_first = entries
+        .iter()
+        .take_while(|entry| entry[..16] == entries[0][..16]);
+    let of_first = of_first.count();
+    let cut = folder.path().join("cut");
+    let kept = [&entries[..of_first / 2], &entries[of_first..]].concat();
+    std::fs::write(&cut, kept.concat()).unwrap();
+    let cut = cut.to_str().unwrap();
+    let audit = second.output(&["authority", "audit", "--journal", cut, "-o", "json"]);
+    assert_eq!(audit.status.code(), Some(2));
+    let said: Value = serde_json::from_slice(&audit.stdout).unwrap();
+    let named = said["cut_off"][0].as_str().unwrap();
+    let numbers = format!("number {}, ", of_first / 2);
+    assert!(named.contains(&numbers), "{said}");
+    assert_eq!(said["set_back"], Value::Null, "{said}");
     // One that was set back to before the newest head.
     let written = std::fs::read(journal).unwrap();
     let short = folder.path().join("short");

@@ -7,6 +7,9 @@ use tonic::{Code, Request, Response, Status};
 use super::{AdminService, convert, page, store};
 use crate::refusal::deny;
 
+/// Pages of the audit trail that are looked at for one call.
+const LOOKS: usize = 100;
+
 impl AdminService {
     pub(super) async fn explain(
         &self,
@@ -62,14 +65,26 @@ impl AdminService {
     ) -> Result<Response<admin::ListAuditResponse>, Status> {
         self.access(&request)?.check(Verb::Read, None)?;
         let ask = request.into_inner();
-        let lines = self
-            .issuer
-            .store()
-            .audit(ask.from.max(1), page::size(ask.page_size))
-            .await;
-        let lines = lines.map_err(store)?.into_iter().map(convert::audit_line);
+        let size = page::size(ask.page_size);
+        let (mut from, mut lines) = (ask.from.max(1), Vec::new());
+        // What is looked at for one call is bounded, however few lines fit.
+        for _ in 0..LOOKS {
+            let page = self.issuer.store().audit(from, size).await;
+            let mut page = page.map_err(store)?;
+            let Some(last) = page.last().map(|line| line.number) else {
+                from = 0;
+                break;
+            };
+            from = last + 1;
+            page.retain(|line| ask.action.is_empty() || line.audit.action == ask.action);
+            lines.extend(page);
+            if ask.action.is_empty() || lines.len() >= size {
+                break;
+            }
+        }
         Ok(Response::new(admin::ListAuditResponse {
-            lines: lines.collect(),
+            lines: lines.into_iter().map(convert::audit_line).collect(),
+            next_from: from,
         }))
     }
 }

@@ -212,3 +212,65 @@ fn two_heads_for_one_position_are_an_alarm() {
     assert_eq!(report.forked_count, 1);
     assert_eq!(report.forked[0].link.name, head(1, 7, 9));
 }
+
+fn noted(records: &mut Records, journal: &Written, seconds_ago: u64) {
+    let at = Timestamp::from_millis(NOW) - Duration::from_secs(seconds_ago);
+    records.prove(journal.tail, at);
+}
+
+#[test]
+fn an_earlier_signer_whose_end_was_cut_off_is_named() {
+    let (mut earlier, mut next) = (Written::by(1), Written::by(2));
+    (0..4).for_each(|_| earlier.sign(What::Head, [0; 20], 300));
+    let kept = earlier.octets.clone();
+    let last = earlier.tail;
+    (0..3).for_each(|_| earlier.sign(What::Head, [0; 20], 290));
+    next.sign(What::Head, [0; 20], 100);
+    let whole = [earlier.octets.as_slice(), &next.octets].concat();
+    let cut = [kept.as_slice(), &next.octets].concat();
+    let judged = |journal: &[u8]| {
+        let mut records = records(&[], Some(next.head()));
+        noted(&mut records, &earlier, 285);
+        judged(records, journal)
+    };
+    assert!(!judged(&whole).is_alarming());
+    let report = judged(&cut);
+    assert!(report.is_alarming());
+    assert_eq!(report.set_back, None, "the newest head knows nothing of it");
+    let [found] = &report.cut[..] else {
+        panic!("{:?}", report.cut)
+    };
+    assert_eq!((found.instance, found.proven), ([1; 16], 7));
+    assert_eq!(found.last.unwrap().link.tail, last);
+    // And one that was taken out altogether.
+    let (mut first, mut none) = (Written::by(3), whole.clone());
+    first.sign(What::Head, [0; 20], 400);
+    none.splice(..7 * ENTRY_LEN, first.octets);
+    let [found] = &judged(&none).cut[..] else {
+        panic!("none is named")
+    };
+    assert!(found.last.is_none() && found.proven == 7);
+}
+
+#[test]
+fn another_history_of_an_earlier_signer_is_an_alarm() {
+    let (mut told, mut shown) = (Written::by(1), Written::by(1));
+    told.sign(What::Head, [1; 20], 300);
+    shown.sign(What::Head, [2; 20], 300);
+    let mut records = records(&[], None);
+    noted(&mut records, &told, 290);
+    let report = judged(records, &shown.octets);
+    assert!(report.is_alarming() && report.cut.is_empty());
+    assert_eq!(report.instances[0].broken_at, None);
+}
+
+#[test]
+fn signers_from_before_the_journal_begins_are_counted_and_alarm_nobody() {
+    let (mut old, mut next) = (Written::by(1), Written::by(2));
+    old.sign(What::Head, [0; 20], 900);
+    next.sign(What::Head, [0; 20], 100);
+    let mut records = records(&[], Some(next.head()));
+    noted(&mut records, &old, 800);
+    let report = judged(records, &next.octets);
+    assert_eq!((report.older, report.is_alarming()), (1, false));
+}
