@@ -8,7 +8,7 @@ use rustls_pki_types::CertificateDer;
 use taskmint_verifier::tls::Identity;
 use taskmint_wire::admin::admin_client::AdminClient;
 use taskmint_wire::node::nodes_client::NodesClient;
-use taskmint_wire::{admin, node, task};
+use taskmint_wire::{admin, node, retry_after_of, task};
 use tonic::{Code, Response, Status};
 
 use crate::harness::World;
@@ -36,18 +36,24 @@ async fn get(node: &mut Node, id: &str) -> Result<(), Status> {
     node.client.get_task(get).await.map(drop)
 }
 
+/// Refused for the rate alone; how long to wait.
 #[track_caller]
-fn limited(refused: &Status) {
+fn limited(refused: &Status) -> Option<Duration> {
     let told = (refused.code(), reason(refused));
     let expected = (Code::ResourceExhausted, "RATE_LIMITED".to_owned());
     assert_eq!(told, expected, "{refused}");
+    retry_after_of(refused)
 }
 
 /// Asks until it is refused; how often it was not.
 async fn exhaust(mut ask: impl AsyncFnMut() -> Result<(), Status>) -> usize {
     for asked in 0..MANY {
         if let Err(refused) = ask().await {
-            limited(&refused);
+            let wait = limited(&refused).unwrap();
+            assert!(
+                !wait.is_zero() && wait <= Duration::from_secs(1),
+                "{wait:?}"
+            );
             return asked;
         }
     }
@@ -62,7 +68,7 @@ async fn recovers(mut ask: impl AsyncFnMut() -> Result<(), Status>) {
             looks.tick().await;
             match ask().await {
                 Ok(()) => return,
-                Err(refused) => limited(&refused),
+                Err(refused) => drop(limited(&refused)),
             }
         }
     };
@@ -106,7 +112,31 @@ async fn more_credentials_at_once_than_a_node_may_have_are_refused_as_one() {
     };
     let items = vec![item; BURST + 1];
     let minted = node.client.mint_x509(node::MintX509Request { items }).await;
-    limited(&minted.unwrap_err());
+    // Waiting would not help.
+    assert_eq!(limited(&minted.unwrap_err()), None);
+}
+
+#[tokio::test]
+async fn an_entry_that_is_used_too_often_is_refused_by_the_item_with_when_to_ask_again() {
+    let lines = "rate_limits.per_entry = { per_second = 1, burst = 3 }";
+    let mut world = world(lines).await;
+    let mut node = Node::join(&world.token("n1").await).await;
+    let key = Key::new();
+    let begin = node.begin(UID, 7, key.spki());
+    let began = node.client.begin_task(begin).await.unwrap().into_inner();
+    let item = node::mint_x509_request::Item {
+        task_id: began.task.unwrap().id,
+        spki: key.spki(),
+    };
+    let items = vec![item; 6];
+    let minted = node.client.mint_x509(node::MintX509Request { items }).await;
+    let results = minted.unwrap().into_inner().results;
+    let refused: Vec<_> = results.into_iter().filter_map(|r| r.refusal).collect();
+    assert!(refused.len() >= 3, "{refused:?}");
+    for refusal in refused {
+        assert_eq!(refusal.reason, "RATE_LIMITED");
+        assert!((1..=1_000).contains(&refusal.retry_after_ms), "{refusal:?}");
+    }
 }
 
 const GRANT: &str = r#"
@@ -163,7 +193,9 @@ async fn a_flood_of_attestations_is_refused_and_nodes_that_are_there_go_on() {
     // Fifty a second, of which the node that is there took one.
     let count = refused.len();
     assert!((1..=MANY - 49).contains(&count), "{count}");
-    refused.into_iter().for_each(limited);
+    refused
+        .into_iter()
+        .for_each(|refused| assert!(limited(refused).is_some()));
 
     let renew = node::RenewRequest {
         request_id: request_id(),

@@ -2,6 +2,7 @@
 //! still waits.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use taskmint_model::{TaskId, Timestamp};
 use taskmint_peer::HeldProcess;
@@ -13,6 +14,9 @@ use crate::denial::Denial;
 use crate::holding::{Held, Origin};
 use crate::key::PrivateKey;
 use crate::svids::Svid;
+
+/// About how long it takes until one of many that begin has begun.
+const BEGINS_TAKE: Duration = Duration::from_millis(100);
 
 /// A task that is to begin.
 pub(crate) struct Beginning {
@@ -46,7 +50,7 @@ impl Agent {
         let Ok(slot) = Arc::clone(&self.begins).try_acquire_owned() else {
             let message = "too many tasks begin at the same time";
             let denial = Denial::new(Code::ResourceExhausted, "TOO_MANY_BEGINS", message);
-            return Err(denial.fix("try again").status());
+            return Err(denial.fix("try again").retry_after(BEGINS_TAKE).status());
         };
         let agent = Arc::clone(self);
         // On its own: a caller that goes away must not leave a task that nobody here knows of.

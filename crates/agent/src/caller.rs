@@ -130,14 +130,15 @@ impl Agent {
 
     /// Counts a call over a connection, if its process is within its rate.
     pub(crate) fn within_rate(&self, connection: &Connection) -> Result<(), Status> {
-        if self.rates.check(connection.peer.process()) {
+        let Err(wait) = self.rates.check(connection.peer.process()) else {
             return Ok(());
-        }
+        };
         self.metrics.denied("TOO_MANY_CALLS");
         let message = "this process calls too often";
         let denial = Denial::new(Code::ResourceExhausted, "TOO_MANY_CALLS", message);
         Err(denial
             .fix("call less often, and keep streams open")
+            .retry_after(wait)
             .status())
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Denial {
     pub(crate) fix: &'static str,
     /// For the operator alone.
     pub(crate) detail: Vec<String>,
+    /// Asking again before is in vain.
+    pub(crate) retry_after: Option<Duration>,
 }
 
 /// What was asked, and by which process.
@@ -73,6 +75,7 @@ impl Denial {
             message: message.into(),
             fix: "",
             detail: Vec::new(),
+            retry_after: None,
         }
     }
 
@@ -98,17 +101,28 @@ impl Denial {
         Self { detail, ..self }
     }
 
+    /// With when to ask again.
+    pub(crate) fn retry_after(self, wait: Duration) -> Self {
+        let retry_after = Some(wait);
+        Self {
+            retry_after,
+            ..self
+        }
+    }
+
     fn with(self, id: DenialId) -> Denied {
-        Denied::new(self.code, self.reason, self.message)
-            .fix(self.fix)
-            .id(id)
+        self.denied().id(id)
+    }
+
+    fn denied(self) -> Denied {
+        let mut denied = Denied::new(self.code, self.reason, self.message).fix(self.fix);
+        denied.retry_after = self.retry_after;
+        denied
     }
 
     /// As a status without id and story: what merely has to be asked for rightly, or again.
     pub(crate) fn status(self) -> Status {
-        Denied::new(self.code, self.reason, self.message)
-            .fix(self.fix)
-            .into()
+        self.denied().into()
     }
 }
 

@@ -8,13 +8,14 @@ use parking_lot::Mutex;
 use taskmint_client::Backoff;
 use taskmint_model::{Process, TaskId};
 use taskmint_peer::HeldProcess;
-use taskmint_wire::{node, task_from_wire};
+use taskmint_wire::{node, retry_after_of, task_from_wire};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::agent::Agent;
 use crate::holding::{Origin, Orphan};
+use crate::server::is_transient;
 use crate::topics::Topic;
 
 /// How long a living beginner may take to begin to say how its child's task ended, after the child
@@ -131,17 +132,20 @@ async fn say(agent: Arc<Agent>, end: End, slots: Arc<Semaphore>) {
         let Ok(slot) = slots.acquire().await else {
             return;
         };
-        let taken = ask(&agent, &end).await;
+        let asked = ask(&agent, &end).await;
         drop(slot);
-        if taken {
+        let Err(told) = asked else {
             return;
-        }
-        tokio::time::sleep(backoff.next(&*agent.entropy)).await;
+        };
+        tokio::time::sleep(backoff.next_after(told, &*agent.entropy)).await;
     }
 }
 
-/// True once the server took it, or has nothing to take.
-async fn ask(agent: &Agent, end: &End) -> bool {
+/// Says it, until the server took it or has nothing to take.
+///
+/// # Errors
+/// It must be said again, not before the server wants to hear it.
+async fn ask(agent: &Agent, end: &End) -> Result<(), Option<Duration>> {
     let request = node::EndTaskRequest {
         task_id: end.task.to_string(),
         cause: end.cause.to_owned(),
@@ -159,14 +163,18 @@ async fn ask(agent: &Agent, end: &End) -> bool {
                 Ok(task) => drop(agent.learn(task, Origin::default())),
                 Err(error) => tracing::error!(%error, "an ended task can't be read"),
             }
-            true
+            Ok(())
         }
         Err(status) => {
             let moot = matches!(status.code(), Code::NotFound | Code::FailedPrecondition);
-            if !matches!(status.code(), Code::Unavailable) {
+            if !is_transient(&status) {
                 tracing::warn!(task = %end.task, cause = end.cause, %status, "an end is refused");
             }
-            moot
+            if moot {
+                Ok(())
+            } else {
+                Err(retry_after_of(&status))
+            }
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
-use governor::clock::DefaultClock;
+use governor::clock::{Clock as _, DefaultClock};
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 use parking_lot::Mutex;
@@ -84,9 +85,13 @@ impl Rates {
         Self(RateLimiter::dashmap(quota))
     }
 
-    /// Whether the process may call now.
-    pub(crate) fn check(&self, process: Process) -> bool {
-        self.0.check_key(&process).is_ok()
+    /// Counts a call of a process.
+    ///
+    /// # Errors
+    /// After how long it may call, where that is not now.
+    pub(crate) fn check(&self, process: Process) -> Result<(), Duration> {
+        let taken = self.0.check_key(&process);
+        taken.map_err(|not| not.wait_time_from(DefaultClock::default().now()))
     }
 
     /// Forgets processes that have not called for a while.
@@ -124,7 +129,10 @@ mod tests {
             start_time: 1,
             boot_id: [0; 16],
         };
-        assert_eq!((0..10).filter(|_| rates.check(process(1))).count(), 3);
-        assert!(rates.check(process(2)));
+        let tried = (0..10).map(|_| rates.check(process(1)));
+        assert_eq!(tried.filter(Result::is_ok).count(), 3);
+        let wait = rates.check(process(1)).unwrap_err();
+        assert!(wait > Duration::from_millis(500) && wait <= Duration::from_secs(1));
+        rates.check(process(2)).unwrap();
     }
 }

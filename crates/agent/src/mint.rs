@@ -1,6 +1,7 @@
 //! SVIDs and tokens from the server, many in one call.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use taskmint_model::{TaskId, Timestamp};
@@ -143,9 +144,12 @@ fn refused(refusal: node::Refusal) -> Status {
         "BAD_KEY" | "BAD_AUDIENCE" | "BAD_FIELD" => Code::InvalidArgument,
         "TRY_AGAIN" | "STORE_FAILED" | "AUTHORITY_FAILED" => Code::Unavailable,
         "FAULT" | "AUTHORITY_REFUSED" => Code::Internal,
+        "RATE_LIMITED" => Code::ResourceExhausted,
         _ => Code::PermissionDenied,
     };
     let mut denied = Denied::new(code, refusal.reason, refusal.message).fix(refusal.fix);
     denied.id = refusal.denial_id.parse().ok();
+    let wait = Duration::from_millis(refusal.retry_after_ms);
+    denied.retry_after = (!wait.is_zero()).then_some(wait);
     denied.into()
 }

@@ -101,9 +101,9 @@ pub(crate) fn unreachable() -> Status {
         .status()
 }
 
-/// Whether the server gave no answer.
-pub(crate) fn is_unreachable(status: &Status) -> bool {
-    status.code() == Code::Unavailable
+/// Whether the server gave no answer, or too much is asked of it: nothing was decided.
+pub(crate) fn is_transient(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::ResourceExhausted)
 }
 
 /// The server's denial for the caller; what is no denial says nothing about the caller.

@@ -8,7 +8,7 @@ use taskmint_client::Backoff;
 use taskmint_daemon::Condition;
 use taskmint_lifecycle::RENEWAL_GRACE;
 use taskmint_model::{Binding, Timestamp};
-use taskmint_wire::{denial_of, node, task, task_from_wire};
+use taskmint_wire::{denial_of, node, retry_after_of, task, task_from_wire};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
@@ -61,6 +61,16 @@ impl From<Status> for End {
 }
 
 impl End {
+    /// When the server wants to be asked again.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(status) | Self::Join(JoinError::Refused(status)) => {
+                retry_after_of(status)
+            }
+            _ => None,
+        }
+    }
+
     fn log(&self, pause: Duration) {
         let cause = std::error::Error::source(self).map(tracing::field::display);
         tracing::warn!(error = %self, cause, ?pause, "no session with the server");
@@ -87,7 +97,7 @@ pub(crate) async fn run(agent: Arc<Agent>, mut joiner: Joiner, ready: Condition)
         agent.metrics.connected(false);
         ready.set(false);
         must_attest = needs_attestation(&end) || (must_attest && !session.attested);
-        let pause = backoff.next(&*agent.entropy);
+        let pause = backoff.next_after(end.retry_after(), &*agent.entropy);
         end.log(pause);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use taskmint_model::{Clock, Entropy, TaskId, Timestamp};
+use taskmint_wire::retry_after_of;
 use tonic::{Code, Status};
 use zeroize::Zeroizing;
 
@@ -15,7 +16,7 @@ use crate::denial::Denial;
 use crate::identity::half_with_jitter;
 use crate::key::PrivateKey;
 use crate::mint::Minter;
-use crate::server::is_unreachable;
+use crate::server::is_transient;
 
 /// How long a failed renewal rests before the next attempt.
 const RETRY: Duration = Duration::from_secs(5);
@@ -66,8 +67,8 @@ impl Svids {
         }
     }
 
-    /// The task's SVID, minted or renewed if that is due. While the server can't be reached, the
-    /// old one goes on until it expires.
+    /// The task's SVID, minted or renewed if that is due. While the server can't be reached, or says
+    /// that too much is asked of it, the old one goes on until it expires.
     ///
     /// # Errors
     /// What the server refuses; that it can't be reached, once nothing valid is left.
@@ -86,9 +87,10 @@ impl Svids {
                 *current = Some(fetched.clone());
                 Ok(fetched)
             }
-            Err(status) if is_unreachable(&status) => match current.as_mut() {
+            Err(status) if is_transient(&status) => match current.as_mut() {
                 Some(old) if now < old.svid.expires_at => {
-                    old.ask_again = (now + RETRY).min(old.svid.expires_at);
+                    let wait = retry_after_of(&status).map_or(RETRY, |told| told.max(RETRY));
+                    old.ask_again = (now + wait).min(old.svid.expires_at);
                     Ok(old.clone())
                 }
                 _ => Err(status),

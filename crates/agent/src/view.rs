@@ -10,6 +10,7 @@ use crate::caller::{Caller, Scope};
 use crate::denial::Denial;
 use crate::holding::Held;
 use crate::knowledge::{Entries, Entry};
+use crate::server::is_transient;
 
 /// Entries that an operator is shown to explain why none matched.
 const EXPLAINED: usize = 8;
@@ -35,7 +36,7 @@ pub(crate) enum Missing {
 impl View {
     /// Whether it is worth asking again soon, without any change that would say so.
     pub(crate) fn is_incomplete(&self) -> bool {
-        matches!(&self.missing, Some(Missing::Status(status)) if status.code() == Code::Unavailable)
+        matches!(&self.missing, Some(Missing::Status(status)) if is_transient(status))
     }
 }
 

@@ -22,6 +22,7 @@ use crate::claims;
 use crate::denial::Denial;
 use crate::holding::Held;
 use crate::order::{Hinted, hints};
+use crate::server::is_transient;
 use crate::stream::{Look, Stream, jwt_bundles, nothing, without_task, x509_bundles, x509_svids};
 use crate::view::starting;
 
@@ -176,9 +177,7 @@ async fn jwt_svids(
     }
     match refused {
         // An identity that may not speak to this audience takes nothing from the others.
-        Some(status) if svids.is_empty() || status.code() == Code::Unavailable => {
-            Err(without_task(status))
-        }
+        Some(status) if svids.is_empty() || is_transient(&status) => Err(without_task(status)),
         _ => Ok(workload::JwtsvidResponse { svids }),
     }
 }

@@ -252,6 +252,7 @@ fn refused(wire: &admin::Entry, result: &Outcome) -> Failure {
         fix: None,
         denial: None,
         facts: None,
+        retry_after: None,
     }
     .into()
 }

@@ -1,6 +1,7 @@
 //! Exit codes, and the failure that carries one.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use taskmint_client::{CallError, ConnectError, in_words};
@@ -150,9 +151,21 @@ impl Failure {
         text
     }
 
+    /// How long to wait before the same is tried again, where the peer said so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self.inner() {
+            Self::Call(error) => error.retry_after,
+            _ => None,
+        }
+    }
+
     /// For programs.
     pub fn json(&self) -> Value {
         let mut error = json!({ "exit_code": self.code(), "message": self.message() });
+        if let (Some(wait), Some(members)) = (self.retry_after(), error.as_object_mut()) {
+            let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            members.insert("retry_after_ms".to_owned(), millis.into());
+        }
         let mut put = |key: &str, value: Option<String>| {
             if let (Some(members), Some(value)) = (error.as_object_mut(), value) {
                 members.insert(key.to_owned(), Value::String(value));
@@ -294,6 +307,15 @@ mod tests {
         assert_eq!(json["error"]["reason"], "NO_MATCHING_ENTRY");
         assert_eq!(json["error"]["fix"], "ask an operator");
         assert_eq!(json["error"]["exit_code"], 125);
+        assert_eq!(json["error"].get("retry_after_ms"), None);
+    }
+
+    #[test]
+    fn when_to_try_again_is_a_number_for_programs() {
+        let denied = Denied::new(Code::ResourceExhausted, "RATE_LIMITED", "too many calls");
+        let status = tonic::Status::from(denied.retry_after(Duration::from_millis(40)));
+        let failure = Failure::from(status).coded(NOT_BEGUN);
+        assert_eq!(failure.json()["error"]["retry_after_ms"], 40);
     }
 
     #[test]

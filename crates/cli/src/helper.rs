@@ -101,14 +101,20 @@ impl Helper {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             let over = self.follow(context, files, &mut teller, &mut backoff).await;
-            match over {
+            let told = match over {
                 Ok(()) if self.once => return Ok(()),
-                Ok(()) => note("the agent ended the stream"),
+                Ok(()) => {
+                    note("the agent ended the stream");
+                    None
+                }
                 Err(failure) if self.once || is_final(&failure) => return Err(failure),
                 // What is written stays good until it expires.
-                Err(failure) => note(failure.text()),
-            }
-            tokio::time::sleep(backoff.next(&SystemEntropy)).await;
+                Err(failure) => {
+                    note(failure.text());
+                    failure.retry_after()
+                }
+            };
+            tokio::time::sleep(backoff.next_after(told, &SystemEntropy)).await;
         }
     }
 
@@ -209,6 +215,7 @@ mod tests {
                 fix: None,
                 denial: None,
                 facts: None,
+                retry_after: None,
             }))
         };
         assert!(is_final(&denied("TASK_ENDED")));

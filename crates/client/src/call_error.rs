@@ -1,6 +1,7 @@
 //! A failed call, as people read it.
 
 use std::fmt;
+use std::time::Duration;
 
 use taskmint_model::DenialId;
 use tonic::{Code, Status};
@@ -23,6 +24,8 @@ pub struct CallError {
     pub denial: Option<DenialId>,
     /// What the peer attested about the caller.
     pub facts: Option<String>,
+    /// How long the peer asks to wait before the same call is made again.
+    pub retry_after: Option<Duration>,
 }
 
 impl CallError {
@@ -37,6 +40,7 @@ impl CallError {
 
 impl From<Status> for CallError {
     fn from(status: Status) -> Self {
+        let retry_after = taskmint_wire::retry_after_of(&status);
         let (reason, mut metadata) = taskmint_wire::denial_of(&status).unzip();
         let mut take = |name: &str| metadata.as_mut().and_then(|metadata| metadata.remove(name));
         let (fix, denial, facts) = (take("fix"), take("denial_id"), take("facts"));
@@ -64,6 +68,7 @@ impl From<Status> for CallError {
             fix,
             denial: denial.and_then(|id| id.parse().ok()),
             facts,
+            retry_after,
         }
     }
 }
@@ -107,6 +112,15 @@ mod tests {
             format!("task has ended [TASK_ENDED]; begin a new one (denial {id})")
         );
         assert!(!error.is_transient());
+        assert_eq!(error.retry_after, None);
+    }
+
+    #[test]
+    fn when_to_ask_again_is_kept() {
+        let wait = Duration::from_millis(40);
+        let denied = Denied::new(Code::ResourceExhausted, "RATE_LIMITED", "too many calls");
+        let error = CallError::from(Status::from(denied.retry_after(wait)));
+        assert_eq!(error.retry_after, Some(wait));
     }
 
     #[test]

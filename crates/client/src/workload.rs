@@ -304,6 +304,7 @@ fn malformed(what: impl Into<String>) -> CallError {
         fix: None,
         denial: None,
         facts: None,
+        retry_after: None,
     }
 }
 

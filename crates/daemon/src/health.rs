@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderName, StatusCode};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 
@@ -23,7 +24,7 @@ type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
 /// A router with the three endpoints; `metrics` renders OpenMetrics text for each scrape.
 ///
 /// `/live` answers 200 while the runtime turns. `/ready` answers 200 `ready`, or 503 with one line
-/// for each condition that is not met.
+/// for each condition that is not met and a second's `Retry-After`.
 pub fn router(
     readiness: Readiness,
     metrics: impl Fn() -> String + Send + Sync + 'static,
@@ -47,15 +48,17 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown) ->
         .await
 }
 
-async fn ready(State(readiness): State<Readiness>) -> (StatusCode, String) {
+async fn ready(State(readiness): State<Readiness>) -> Response {
     if readiness.is_ready() {
-        return (StatusCode::OK, "ready\n".to_owned());
+        return "ready\n".into_response();
     }
     let missing = readiness
         .missing()
         .into_iter()
         .map(|name| format!("waiting for {name}\n"));
-    (StatusCode::SERVICE_UNAVAILABLE, missing.collect())
+    let missing: String = missing.collect();
+    let later = [(RETRY_AFTER, "1")];
+    (StatusCode::SERVICE_UNAVAILABLE, later, missing).into_response()
 }
 
 async fn scrape(State(metrics): State<Metrics>) -> ([(HeaderName, &'static str); 1], String) {
@@ -96,6 +99,11 @@ mod tests {
             ask(&router, "/ready").await,
             (StatusCode::SERVICE_UNAVAILABLE, waiting)
         );
+        let request = Request::get("/ready")
+            .body(Body::empty())
+            .expect("a request");
+        let response = router.clone().oneshot(request).await.expect("infallible");
+        assert_eq!(response.headers()[RETRY_AFTER], "1");
         store.set(true);
         signer.set(true);
         assert_eq!(

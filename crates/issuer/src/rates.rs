@@ -36,14 +36,15 @@ impl EntryRates {
         self.0.check_key(&entry).map_err(|not| {
             let wait = not.wait_time_from(DefaultClock::default().now());
             let message = "too many credentials of one entry in too short a time";
-            Refused::new(RefusalKind::Exhausted, "RATE_LIMITED", message)
-                .fix(format!("try again in {} ms", wait.as_millis().max(1)))
+            Refused::new(RefusalKind::Exhausted, "RATE_LIMITED", message).retry_after(wait)
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -54,6 +55,12 @@ mod tests {
         let refused = rates.take(one).unwrap_err();
         assert_eq!(refused.reason, "RATE_LIMITED");
         assert!(refused.fix.starts_with("try again in "), "{}", refused.fix);
+        // One a second, and three are gone just now.
+        let wait = refused.retry_after.unwrap();
+        assert!(
+            wait > Duration::from_millis(500) && wait <= Duration::from_secs(1),
+            "{wait:?}"
+        );
         rates.take(two).unwrap();
     }
 }

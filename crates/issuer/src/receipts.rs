@@ -31,6 +31,9 @@ const MAX_WAITS: usize = 4_096;
 /// The most of them through one node, so that its workloads leave some to others.
 const MAX_WAITS_OF_NODE: usize = 256;
 
+/// Among so many waits one is over by then, most likely.
+const FULL: Duration = Duration::from_secs(1);
+
 /// The least pause between two receipts of one wait.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -315,7 +318,7 @@ fn latest_expiry(task: &Task, longest: Option<Duration>, now: Timestamp) -> Time
 
 fn too_many_waits() -> Refused {
     let message = "too many wait already";
-    Refused::new(RefusalKind::Exhausted, "TOO_MANY_WAITS", message).fix("try again")
+    Refused::new(RefusalKind::Exhausted, "TOO_MANY_WAITS", message).retry_after(FULL)
 }
 
 impl Announced {

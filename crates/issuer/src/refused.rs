@@ -1,7 +1,15 @@
 //! How a use case refuses: for the caller a reason, for the operator the story.
 
+use std::time::Duration;
+
 use taskmint_model::{DenialId, Selectors};
 use taskmint_store::{CommitError, StoreError};
+
+/// After two changes at the same time.
+const SOON: Duration = Duration::from_millis(50);
+
+/// About as long as it takes to start a signer, or for a disk to come back.
+const LATER: Duration = Duration::from_secs(1);
 
 /// Which kind of refusal: maps to one gRPC code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +48,8 @@ pub struct Refused {
     pub detail: Vec<String>,
     /// The caller's attested facts.
     pub facts: Selectors,
+    /// Asking again before is in vain; unset where nothing is known of it.
+    pub retry_after: Option<Duration>,
     /// Set once kept for `explain`.
     pub id: Option<DenialId>,
 }
@@ -54,6 +64,7 @@ impl Refused {
             fix: String::new(),
             detail: Vec::new(),
             facts: Selectors::new(),
+            retry_after: None,
             id: None,
         }
     }
@@ -72,6 +83,15 @@ impl Refused {
         self
     }
 
+    /// With when to ask again, for people and for programs.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        let wait = wait.max(Duration::from_millis(1));
+        self.fix = format!("try again in {} ms", wait.as_millis());
+        self.retry_after = Some(wait);
+        self
+    }
+
     pub(crate) fn no_task() -> Self {
         Self::new(
             RefusalKind::NotFound,
@@ -82,7 +102,7 @@ impl Refused {
 
     pub(crate) fn busy() -> Self {
         let message = "too many changes at the same time";
-        Self::new(RefusalKind::Unavailable, "TRY_AGAIN", message).fix("try again")
+        Self::new(RefusalKind::Unavailable, "TRY_AGAIN", message).retry_after(SOON)
     }
 }
 
@@ -101,7 +121,7 @@ impl From<StoreError> for Refused {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the store failed");
         let message = "the store can't do this now";
-        Self::new(RefusalKind::Unavailable, "STORE_FAILED", message).fix("try again")
+        Self::new(RefusalKind::Unavailable, "STORE_FAILED", message).retry_after(LATER)
     }
 }
 
@@ -125,9 +145,14 @@ impl From<CommitError> for Refused {
 impl From<taskmint_mint::Refusal> for Refused {
     fn from(refusal: taskmint_mint::Refusal) -> Self {
         use taskmint_mint::Refusal as R;
-        if matches!(refusal, R::Away | R::Busy) {
+        let again = match &refusal {
+            R::Away => Some(LATER),
+            R::Busy(wait) => Some(*wait),
+            _ => None,
+        };
+        if let Some(wait) = again {
             return Self::new(RefusalKind::Unavailable, "TRY_AGAIN", refusal.to_string())
-                .fix("try again");
+                .retry_after(wait);
         }
         let (kind, reason) = match &refusal {
             R::Key => (RefusalKind::Invalid, "BAD_KEY"),

@@ -433,6 +433,7 @@ impl Shared {
         let mut looks = tokio::time::interval(LOOK);
         loop {
             looks.tick().await;
+            self.line.expire();
             if self.line.oldest() > PATIENCE {
                 return LossReason::Silent;
             }

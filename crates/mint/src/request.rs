@@ -1,6 +1,7 @@
 //! What can be asked of the authority, and how it refuses.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use taskmint_id::{P256PublicKey, SpiffeId};
 use taskmint_model::{AuthorityId, TaskId, Timestamp};
@@ -349,7 +350,8 @@ pub enum Refusal {
     /// The authority is being started again: nothing is known of what was asked. Try again.
     #[error("the authority is being started again")]
     Away,
-    /// More is asked of the authority than it can do. Try again, later.
+    /// More is asked of the authority than it can do in time. There is room again after so long,
+    /// at the pace that it has now.
     #[error("too much is asked of the authority at once")]
-    Busy,
+    Busy(Duration),
 }

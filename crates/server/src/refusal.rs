@@ -1,5 +1,7 @@
 //! Refusals of the issuer as gRPC statuses, kept for `explain` on the way out.
 
+use std::time::Duration;
+
 use taskmint_id::SpiffeId;
 use taskmint_issuer::{Issuer, Principal, RefusalKind, Refused};
 use taskmint_wire::Denied;
@@ -29,6 +31,7 @@ fn denied(refused: Refused) -> Denied {
         .fix(refused.fix)
         .facts(refused.facts);
     denied.id = refused.id;
+    denied.retry_after = refused.retry_after;
     denied
 }
 
@@ -55,7 +58,13 @@ pub(crate) fn refusal(refused: Refused) -> taskmint_wire::node::Refusal {
         message: refused.message,
         fix: refused.fix,
         denial_id: refused.id.map(|id| id.to_string()).unwrap_or_default(),
+        retry_after_ms: refused.retry_after.map_or(0, millis),
     }
+}
+
+/// Whole milliseconds, and never none of them.
+fn millis(wait: Duration) -> u64 {
+    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 /// Something about the caller that no use case has to look at.

@@ -1,6 +1,8 @@
-//! How a denial travels: a gRPC status with `google.rpc.ErrorInfo` (contract line 11).
+//! How a denial travels: a gRPC status with `google.rpc.ErrorInfo` (contract line 11), and
+//! `google.rpc.RetryInfo` where it is known when asking again may help.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use taskmint_model::{DenialId, Selectors};
 use tonic::{Code, Status};
@@ -24,6 +26,8 @@ pub struct Denied {
     pub id: Option<DenialId>,
     /// The caller's own attested facts.
     pub facts: Selectors,
+    /// Asking again before is in vain; unset where nothing is known of it.
+    pub retry_after: Option<Duration>,
 }
 
 impl Denied {
@@ -36,6 +40,7 @@ impl Denied {
             fix: String::new(),
             id: None,
             facts: Selectors::new(),
+            retry_after: None,
         }
     }
 
@@ -57,6 +62,13 @@ impl Denied {
     #[must_use]
     pub fn facts(mut self, facts: Selectors) -> Self {
         self.facts = facts;
+        self
+    }
+
+    /// With when to ask again.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
         self
     }
 }
@@ -83,7 +95,10 @@ impl From<Denied> for Status {
             facts.truncate(end.unwrap_or(0));
             metadata.insert("facts".to_owned(), facts);
         }
-        let details = ErrorDetails::with_error_info(&denied.reason, DENIAL_DOMAIN, metadata);
+        let mut details = ErrorDetails::with_error_info(&denied.reason, DENIAL_DOMAIN, metadata);
+        if let Some(wait) = denied.retry_after {
+            details.set_retry_info(Some(wait));
+        }
         Status::with_error_details(denied.code, format!("{}: {text}", denied.reason), details)
     }
 }
@@ -93,6 +108,11 @@ pub fn denial_of(status: &Status) -> Option<(String, HashMap<String, String>)> {
     let details = status.get_error_details();
     let info = details.error_info()?;
     (info.domain == DENIAL_DOMAIN).then(|| (info.reason.clone(), info.metadata.clone()))
+}
+
+/// How long the peer asks to wait before the same call is made again (`google.rpc.RetryInfo`).
+pub fn retry_after_of(status: &Status) -> Option<Duration> {
+    status.get_details_retry_info()?.retry_delay
 }
 
 #[cfg(test)]
@@ -111,5 +131,18 @@ mod tests {
         assert_eq!(metadata["denial_id"], id.to_string());
         assert_eq!(metadata["fix"], "begin a new one");
         assert!(status.message().contains("TASK_ENDED: task has ended"));
+        assert_eq!(retry_after_of(&status), None);
+    }
+
+    #[test]
+    fn when_to_ask_again_is_in_the_details() {
+        let wait = Duration::from_millis(1_250);
+        let denied = Denied::new(Code::ResourceExhausted, "RATE_LIMITED", "too many calls");
+        let status = Status::from(denied.retry_after(wait));
+        // What travels are the encoded details alone.
+        let details = status.details().to_vec().into();
+        let status = Status::with_details(status.code(), status.message(), details);
+        assert_eq!(retry_after_of(&status), Some(wait));
+        assert_eq!(denial_of(&status).unwrap().0, "RATE_LIMITED");
     }
 }

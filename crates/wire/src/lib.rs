@@ -7,7 +7,7 @@ mod denied;
 mod task_convert;
 
 pub use admin_convert::{entry_from_wire, entry_to_agent, entry_to_wire, selectors_from_wire};
-pub use denied::{DENIAL_DOMAIN, Denied, denial_of};
+pub use denied::{DENIAL_DOMAIN, Denied, denial_of, retry_after_of};
 pub use task_convert::{
     BadField, authority_from_wire, binding_from_wire, field, optional, task_from_wire,
 };

@@ -31,6 +31,10 @@ const ACTION: &str = "Check";
 /// How long a proxy that was attested may go on asking: each of its requests brings a question.
 const ATTESTED: Duration = Duration::from_secs(10);
 
+/// Seconds after which a client of the proxy may ask again where nothing could be known: by then a
+/// watch that was cut has most likely come back.
+const RETRY_AFTER: &str = "1";
+
 /// Proxies that are remembered for that.
 const REMEMBERED: usize = 1_024;
 
@@ -207,7 +211,13 @@ fn denied(refused: &Refused, id: Option<DenialId>) -> CheckResponse {
         members.insert("denial_id".to_owned(), id.to_string().into());
         message.push_str(&format!(" (denial {id})"));
     }
-    let json = header("content-type", "application/problem+json".to_owned());
+    let mut headers = vec![header(
+        "content-type",
+        "application/problem+json".to_owned(),
+    )];
+    if refused.unavailable {
+        headers.push(header("retry-after", RETRY_AFTER.to_owned()));
+    }
     CheckResponse {
         status: Some(rpc::Status {
             code: grpc_code(refused) as i32,
@@ -216,7 +226,7 @@ fn denied(refused: &Refused, id: Option<DenialId>) -> CheckResponse {
         }),
         http_response: Some(HttpResponse::DeniedResponse(DeniedHttpResponse {
             status: Some(HttpStatus { code: http as i32 }),
-            headers: vec![json],
+            headers,
             body: problem.to_string(),
         })),
     }

@@ -16,7 +16,7 @@ use taskmint_wire::envoy::auth::attribute_context::Peer;
 use taskmint_wire::envoy::auth::authorization_client::AuthorizationClient;
 use taskmint_wire::envoy::auth::check_response::HttpResponse;
 use taskmint_wire::envoy::auth::{AttributeContext, CheckRequest, CheckResponse};
-use taskmint_wire::envoy::core::{DataSource, data_source::Specifier};
+use taskmint_wire::envoy::core::{DataSource, HeaderValueOption, data_source::Specifier};
 use taskmint_wire::envoy::discovery::{DiscoveryRequest, DiscoveryResponse};
 use taskmint_wire::envoy::rpc;
 use taskmint_wire::envoy::secret::secret_discovery_service_client::SecretDiscoveryServiceClient;
@@ -433,6 +433,12 @@ fn no(response: &CheckResponse) -> No {
     assert!(status.message.starts_with(&format!("{reason}: ")));
     let http = denied.status.unwrap().code;
     assert_eq!(problem["status"], http);
+    // Whoever may come back is told when, and nobody else.
+    let named = |option: &HeaderValueOption| option.header.clone().unwrap();
+    let later = denied.headers.iter().map(named);
+    let later: Vec<_> = later.filter(|header| header.key == "retry-after").collect();
+    assert_eq!(later.len(), usize::from(http == 503));
+    assert!(later.iter().all(|header| header.value == "1"), "{later:?}");
     let denial = problem.get("denial_id").map(|id| id.as_str().unwrap());
     if let Some(id) = denial {
         assert!(status.message.contains(id), "{}", status.message);

@@ -27,6 +27,16 @@ const GROUP_WEIGHT: usize = 1 << 20;
 /// Frames that each worker of the signer may have: one to work on, one that waits.
 const FRAMES_PER_WORKER: usize = 2;
 
+/// The longest that a request waits for its turn: whoever asked gives up at about that time, and what
+/// nobody waits for is not to be signed.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Over so many requests the pace of the signer is taken: one large list among them says little.
+const PACE_OVER: u32 = 256;
+
+/// The least that whoever is refused is told to wait.
+const LEAST_WAIT: Duration = Duration::from_millis(10);
+
 type Results = Vec<Result<Given, Refusal>>;
 
 /// A connection, or none.
@@ -44,6 +54,16 @@ struct State {
     waiting: VecDeque<Part>,
     /// Requests in `waiting`.
     requests: usize,
+    pace: Pace,
+}
+
+/// How fast the signer works.
+#[derive(Default)]
+struct Pace {
+    /// For one request, over about the last [`PACE_OVER`] of them.
+    each: Duration,
+    /// When it last answered.
+    answered: Option<Instant>,
 }
 
 /// Part of a batch, and who asked.
@@ -51,6 +71,7 @@ struct Part {
     wanted: Vec<Wanted>,
     /// About so many octets.
     weight: usize,
+    since: Instant,
     answer: oneshot::Sender<Results>,
 }
 
@@ -146,22 +167,24 @@ impl Line {
     /// Sends a batch, alone or with others.
     pub(super) fn batch(&self, wanted: Vec<Wanted>) -> Result<oneshot::Receiver<Results>, Refusal> {
         if wanted.len() > MAX_BATCH {
-            return Err(Refusal::Busy);
+            // No time makes it fit.
+            return Err(Refusal::Failed("a batch is too large".to_owned()));
         }
         let (answer, receiver) = oneshot::channel();
         let mut state = self.state.lock();
         if state.link.is_none() {
             return Err(Refusal::Away);
         }
-        if state.requests + wanted.len() > self.max_waiting {
+        if let Some(wait) = self.room_in(&state, wanted.len()) {
             self.meters.refused(wanted.len());
-            return Err(Refusal::Busy);
+            return Err(Refusal::Busy(wait));
         }
         state.requests += wanted.len();
         let weight = wanted.iter().map(weight).sum();
         state.waiting.push_back(Part {
             wanted,
             weight,
+            since: Instant::now(),
             answer,
         });
         self.pump(&mut state);
@@ -175,8 +198,10 @@ impl Line {
             let link = state.link.as_mut().ok_or(BadAnswer::Unasked)?;
             let asked = link.asked.remove(&answer.id).ok_or(BadAnswer::Unasked)?;
             let check = link.check.clone();
-            if matches!(asked.who, Who::Many(_)) {
+            if let Who::Many(parts) = &asked.who {
                 link.frames -= 1;
+                let requests = parts.iter().map(|(count, _)| *count).sum();
+                state.pace.answered(asked.at, requests);
                 self.pump(&mut state);
             }
             (asked, check)
@@ -190,6 +215,44 @@ impl Line {
             (Who::Many(_), _) => return Err(BadAnswer::Other),
         }
         Ok(())
+    }
+
+    /// Refuses what has waited too long for its turn, so that an answer never comes late.
+    pub(super) fn expire(&self) {
+        let mut late = Vec::new();
+        let mut state = self.state.lock();
+        while let Some(part) = state
+            .waiting
+            .pop_front_if(|part| part.since.elapsed() > DEADLINE)
+        {
+            state.requests -= part.wanted.len();
+            self.meters.refused(part.wanted.len());
+            late.push(part);
+        }
+        drop(state);
+        for part in late {
+            let refusal = Err(Refusal::Busy(DEADLINE));
+            drop(part.answer.send(vec![refusal; part.wanted.len()]));
+        }
+    }
+
+    /// After how long so many more requests may wait; none if they may now. Their turn must come before
+    /// the deadline, at the pace that the signer has.
+    fn room_in(&self, state: &State, more: usize) -> Option<Duration> {
+        let requests = state.requests + more;
+        let each = state.pace.each;
+        let over = u32::try_from(requests.saturating_sub(self.max_waiting)).unwrap_or(u32::MAX);
+        let all = u32::try_from(requests).unwrap_or(u32::MAX);
+        let late = each.saturating_mul(all).saturating_sub(DEADLINE);
+        let alone = state.requests == 0;
+        if over == 0 && (late.is_zero() || alone) {
+            return None;
+        }
+        Some(
+            each.saturating_mul(over)
+                .max(late)
+                .clamp(LEAST_WAIT, DEADLINE),
+        )
     }
 
     /// How long the signer has been working on the frame that it has had longest.
@@ -226,6 +289,7 @@ impl Line {
             link: Some(link),
             waiting,
             requests,
+            ..
         } = state
         else {
             return;
@@ -285,6 +349,19 @@ impl Line {
             self.stuck.notify_one();
         }
         Ok(())
+    }
+}
+
+impl Pace {
+    /// An answer to so many requests that were sent at that time.
+    fn answered(&mut self, sent: Instant, requests: usize) {
+        let now = Instant::now();
+        // It worked on these since it was done with those before.
+        let began = self.answered.map_or(sent, |before| before.max(sent));
+        self.answered = Some(now);
+        let requests = u32::try_from(requests).unwrap_or(u32::MAX);
+        let took = self.each.saturating_mul(PACE_OVER) + now.duration_since(began);
+        self.each = took / PACE_OVER.saturating_add(requests);
     }
 }
 
@@ -358,4 +435,55 @@ pub(super) async fn read(reader: &mut OwnedReadHalf) -> io::Result<Bytes> {
         }
     }
     Ok(frame.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(waiting: usize, each: Duration) -> Line {
+        let line = Line::new(1_000, std::sync::Arc::default());
+        line.state.lock().requests = waiting;
+        line.state.lock().pace.each = each;
+        line
+    }
+
+    fn room_in(line: &Line, more: usize) -> Option<Duration> {
+        line.room_in(&line.state.lock(), more)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pace_is_the_time_that_requests_take_and_not_that_nobody_asks() {
+        let mut pace = Pace::default();
+        for _ in 0..64 {
+            tokio::time::advance(Duration::from_secs(3)).await;
+            let sent = Instant::now();
+            tokio::time::advance(Duration::from_millis(200)).await;
+            pace.answered(sent, 100);
+        }
+        let wrong = pace.each.abs_diff(Duration::from_millis(2));
+        assert!(wrong < Duration::from_micros(10), "{:?}", pace.each);
+    }
+
+    #[test]
+    fn who_finds_no_room_is_told_when_there_is_some() {
+        let each = Duration::from_millis(2);
+        assert_eq!(room_in(&line(900, each), 100), None);
+        let wait = Duration::from_millis(200);
+        assert_eq!(room_in(&line(1_000, each), 100), Some(wait));
+        assert_eq!(
+            room_in(&line(1_000, Duration::ZERO), 1),
+            Some(LEAST_WAIT),
+            "nothing is known yet"
+        );
+    }
+
+    #[test]
+    fn what_would_come_late_is_refused_early() {
+        let slow = Duration::from_millis(20);
+        assert_eq!(room_in(&line(200, slow), 50), None);
+        assert_eq!(room_in(&line(200, slow), 100), Some(Duration::from_secs(1)));
+        // With nothing before it, it is as early as can be.
+        assert_eq!(room_in(&line(0, slow), 500), None);
+    }
 }

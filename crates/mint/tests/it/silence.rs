@@ -132,13 +132,23 @@ async fn more_than_may_wait_is_refused_at_once() {
     let asked: Vec<_> = (0..6).map(|_| ask()).collect();
     let (first, more): (Vec<_>, Vec<_>) = (asked, vec![ask(), ask()]);
     for refused in more {
-        assert_eq!(refused.await.unwrap().unwrap_err(), Refusal::Busy);
+        let refused = refused.await.unwrap().unwrap_err();
+        assert!(matches!(refused, Refusal::Busy(_)), "{refused}");
     }
     assert_eq!(
         remote.issue(vec![crl(); 1025]).await.remove(0).unwrap_err(),
-        Refusal::Busy
+        Refusal::Failed("a batch is too large".to_owned())
     );
-    for asked in first {
+    let start = tokio::time::Instant::now();
+    let mut first = first.into_iter();
+    let with_the_signer: Vec<_> = first.by_ref().take(2).collect();
+    // Their turn did not come in time: refused, long before the signer is given up.
+    for late in first {
+        let refused = late.await.unwrap().unwrap_err();
+        assert!(matches!(refused, Refusal::Busy(_)), "{refused}");
+    }
+    assert!(start.elapsed() < std::time::Duration::from_secs(8));
+    for asked in with_the_signer {
         assert_eq!(asked.await.unwrap().unwrap_err(), Refusal::Away);
     }
     assert_eq!(signer.batches.load(Ordering::SeqCst), 2);

@@ -10,6 +10,9 @@ use taskmint_issuer::{RefusalKind, Refused};
 /// The media type.
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
+/// When to ask again, where nothing better is known: whatever is away is looked for at least as often.
+const LATER: Duration = Duration::from_secs(1);
+
 /// Why a request was refused.
 #[derive(Debug)]
 pub(crate) struct Problem {
@@ -22,11 +25,12 @@ pub(crate) struct Problem {
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, reason: &'static str, detail: impl Into<String>) -> Self {
+        let busy = status == StatusCode::SERVICE_UNAVAILABLE;
         Self {
             status,
             reason,
             detail: detail.into(),
-            retry_after: None,
+            retry_after: busy.then_some(LATER),
             challenge: None,
         }
     }
@@ -69,7 +73,11 @@ impl From<Refused> for Problem {
                 return Self::new(StatusCode::INTERNAL_SERVER_ERROR, "FAULT", detail);
             }
         };
-        Self::new(status, refused.reason, refused.message)
+        let problem = Self::new(status, refused.reason, refused.message);
+        Self {
+            retry_after: refused.retry_after.or(problem.retry_after),
+            ..problem
+        }
     }
 }
 
@@ -87,12 +95,42 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(wait) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, wait.as_secs().max(1).into());
+            headers.insert(header::RETRY_AFTER, seconds(wait).into());
         }
         if let Some(challenge) = self.challenge {
             let challenge = HeaderValue::from_static(challenge);
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         response
+    }
+}
+
+/// Whole seconds, as `Retry-After` has them (RFC 9110, 10.2.3): never too few, and at least one.
+fn seconds(wait: Duration) -> u64 {
+    let more = u64::from(wait.subsec_nanos() > 0);
+    wait.as_secs().saturating_add(more).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_to_come_back_is_told_when() {
+        let told = |problem: Problem| {
+            let response = problem.into_response();
+            let told = response.headers().get(header::RETRY_AFTER);
+            told.map(|told| told.to_str().unwrap().to_owned())
+        };
+        let busy = |kind| Refused::new(kind, "TRY_AGAIN", "busy");
+        let wait = Duration::from_millis(1_001);
+        let refused = busy(RefusalKind::Exhausted).retry_after(wait);
+        assert_eq!(told(refused.into()).as_deref(), Some("2"));
+        assert_eq!(told(Problem::too_many(wait)).as_deref(), Some("2"));
+        assert_eq!(
+            told(busy(RefusalKind::Unavailable).into()).as_deref(),
+            Some("1")
+        );
+        assert_eq!(told(busy(RefusalKind::Denied).into()), None);
     }
 }

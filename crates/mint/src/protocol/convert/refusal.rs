@@ -85,7 +85,7 @@ pub(super) fn refusal_to_wire(refusal: &Refusal) -> wire::Refused {
         }
         R::Taken => Code::Taken,
         // What becomes of a process is said by the one that watches it, never by itself.
-        R::Failed(_) | R::Away | R::Busy => {
+        R::Failed(_) | R::Away | R::Busy(_) => {
             refused.text = refusal.to_string();
             Code::Failed
         }
