@@ -129,7 +129,7 @@ impl Remote {
         let shared = Arc::new(Shared {
             line: Line::new(settings.max_waiting, Arc::clone(&meters)),
             meters,
-            inspector: Inspector::new(settings.policy.trust_domain.clone(), settings.verify_one_in),
+            inspector: Inspector::new(&settings.policy, settings.verify_one_in),
             settings,
             entropy,
             phase: watch::Sender::new(Phase::Away(None)),
@@ -262,7 +262,8 @@ impl Authority for Remote {
     ) -> Result<Prepared, Refusal> {
         match self.loaded_call(Call::Prepare(kind, id, now)).await? {
             Answer::Prepared(prepared) => {
-                self.shared.inspector.learn_key(id, kind, &prepared.spki);
+                let looked = self.shared.inspector.look_at_key(kind, id, now, &prepared);
+                looked.inspect_err(|_| self.shared.doubt.notify_waiters())?;
                 Ok(prepared)
             }
             _ => Err(unexpected()),
@@ -270,7 +271,9 @@ impl Authority for Remote {
     }
 
     async fn activate(&self, id: AuthorityId) -> Result<(), Refusal> {
-        done(self.loaded_call(Call::Activate(id)).await?)
+        done(self.loaded_call(Call::Activate(id)).await?)?;
+        self.shared.inspector.activated(id);
+        Ok(())
     }
 
     async fn retire(&self, id: AuthorityId) -> Result<(), Refusal> {
@@ -279,7 +282,11 @@ impl Authority for Remote {
 
     async fn certify_log_key(&self, request: LogKeyRequest) -> Result<Vec<u8>, Refusal> {
         match self.loaded_call(Call::CertifyLogKey(request)).await? {
-            Answer::Certificate(der) => Ok(der),
+            Answer::Certificate(der) => {
+                let looked = self.shared.inspector.look_at_log_key(request, &der);
+                looked.inspect_err(|_| self.shared.doubt.notify_waiters())?;
+                Ok(der)
+            }
             _ => Err(unexpected()),
         }
     }

@@ -66,6 +66,11 @@ impl TestKey {
         self.signature(message).to_bytes().to_vec()
     }
 
+    /// As [`Self::sign`], in the DER form that certificates carry.
+    pub fn sign_der(&self, message: &[u8]) -> Vec<u8> {
+        self.signature(message).to_der().as_bytes().to_vec()
+    }
+
     /// A compact JWS with exactly this header and these claims.
     pub fn token(&self, header: &Value, claims: &Value) -> String {
         token(header, claims, |input| self.sign(input))

@@ -3,37 +3,47 @@
 //! A credential has to be, octet for octet, what is built from the request around its signature. The
 //! signature itself is verified of one in so many: to verify all would cost more than making them.
 
+mod keys;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use parking_lot::RwLock;
 use taskmint_id::{P256PublicKey, TrustDomain};
-use taskmint_model::AuthorityId;
+use taskmint_model::{AuthorityId, Timestamp};
 use taskmint_status::Generation;
 use x509_parser::asn1_rs::Any;
 use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate};
 
 use crate::credential::{CaName, Sign, TokenHeader};
+use crate::policy::Policy;
 use crate::port::{KeyKind, LogStart, Sealed, Signed};
 use crate::request::{JwtRequest, Refusal, Request, X509Request};
 
 /// Looks at what was signed.
 pub(super) struct Inspector {
     trust_domain: TrustDomain,
+    /// How long a certificate of the authority itself may last.
+    longest: Duration,
     one_in: u32,
     seen: AtomicU32,
     /// Of the log that places are in; fixed by the load.
     generation: OnceLock<Generation>,
     keys: RwLock<HashMap<AuthorityId, Arc<Known>>>,
+    /// The CA that certifies the log's key.
+    ca: RwLock<Option<AuthorityId>>,
 }
 
 /// A key of the authority, by its public half.
 struct Known {
     public: P256PublicKey,
     says: Says,
+    /// Last second of its certificate; without one, none.
+    until: Timestamp,
 }
 
 /// What a key's credentials begin with.
@@ -63,13 +73,15 @@ impl From<&Request> for Asked {
 }
 
 impl Inspector {
-    pub(super) fn new(trust_domain: TrustDomain, one_in: u32) -> Self {
+    pub(super) fn new(policy: &Policy, one_in: u32) -> Self {
         Self {
-            trust_domain,
+            trust_domain: policy.trust_domain.clone(),
+            longest: policy.caps.authority,
             one_in,
             seen: AtomicU32::new(0),
             generation: OnceLock::new(),
             keys: RwLock::default(),
+            ca: RwLock::default(),
         }
     }
 
@@ -79,12 +91,32 @@ impl Inspector {
             self.generation.get_or_init(|| generation);
         }
         for sealed in keys {
-            self.learn_key(sealed.id, sealed.kind, &sealed.spki);
+            self.learn_key(sealed.id, sealed.kind, &sealed.spki, &sealed.certificate);
+            if sealed.active {
+                self.activated(sealed.id);
+            }
         }
     }
 
+    /// A key signs from now on.
+    pub(super) fn activated(&self, id: AuthorityId) {
+        let known = self.known(id);
+        if known.is_some_and(|known| matches!(known.says, Says::Certificates(_))) {
+            *self.ca.write() = Some(id);
+        }
+    }
+
+    fn known(&self, id: AuthorityId) -> Option<Arc<Known>> {
+        self.keys.read().get(&id).cloned()
+    }
+
+    fn active_ca(&self) -> Option<Arc<Known>> {
+        let id = *self.ca.read();
+        self.known(id?)
+    }
+
     /// A key that was made. A grant key has no public half, and signs nothing.
-    pub(super) fn learn_key(&self, id: AuthorityId, kind: KeyKind, spki: &[u8]) {
+    fn learn_key(&self, id: AuthorityId, kind: KeyKind, spki: &[u8], certificate: &[u8]) {
         let Ok(public) = P256PublicKey::from_spki_der(spki) else {
             return;
         };
@@ -97,7 +129,12 @@ impl Inspector {
             KeyKind::Log { .. } => Says::Log,
             KeyKind::Grant => return,
         };
-        let known = Arc::new(Known { public, says });
+        let until = keys::validity(certificate).map_or(Timestamp::MAX, |(_, to)| to);
+        let known = Arc::new(Known {
+            public,
+            says,
+            until,
+        });
         self.keys.write().insert(id, known);
     }
 
@@ -106,7 +143,7 @@ impl Inspector {
     /// # Errors
     /// When it is not what was asked for, or does not verify: it must not leave.
     pub(super) fn look_at(&self, asked: &Asked, signed: &Signed) -> Result<(), Refusal> {
-        let known = self.keys.read().get(&signed.authority).cloned();
+        let known = self.known(signed.authority);
         let is_asked = known
             .as_ref()
             .is_some_and(|known| self.is_asked(known, asked, &signed.bytes));

@@ -15,7 +15,7 @@ use taskmint_mint::protocol::{
 };
 use taskmint_mint::{
     Authority as _, Connect, Connection, KeyKind, Policy, Prepared, Refusal, Remote,
-    RemoteSettings, Request, Signed, SignerTail,
+    RemoteSettings, Request, Sealed, Signed, SignerTail,
 };
 use taskmint_model::{AuthorityId, SystemEntropy, Timestamp};
 use taskmint_testkit::{TestCa, TestKey};
@@ -281,12 +281,12 @@ async fn a_signer_that_serves_another_trust_domain_is_never_loaded() {
     );
 }
 
-/// A signer that signs with whatever key it likes, under checks that are right.
+/// A signer that answers with whatever it likes, under checks that are right.
 struct Fake {
-    answer: fn() -> Made,
+    made: Arc<Made>,
 }
 
-/// What it signed, and the public key that it says it has.
+/// What it signed, and the public key that it has.
 struct Made {
     bytes: Vec<u8>,
     signature: Vec<u8>,
@@ -297,7 +297,7 @@ struct Made {
 impl Connect for Fake {
     async fn connect(&self) -> io::Result<Connection> {
         let (ours, its) = StdStream::pair()?;
-        let made = (self.answer)();
+        let made = Arc::clone(&self.made);
         std::thread::spawn(move || play(its, &made));
         ours.set_nonblocking(true)?;
         Ok(Connection {
@@ -322,6 +322,7 @@ fn play(mut stream: StdStream, made: &Made) {
                     policy: settings(1).policy,
                 })
             }
+            // A key, and nothing that says whose it is.
             Call::Prepare(_, id, _) => Answer::Prepared(Prepared {
                 id,
                 sealed: Vec::new(),
@@ -402,12 +403,24 @@ fn no_certificate(flip: bool) -> Made {
     made
 }
 
+/// A server whose signer is a fake, and has one key, the log's.
+async fn faked(made: Made, verify_one_in: u32) -> Arc<Remote> {
+    let log_key = Sealed {
+        id: AuthorityId::from_octets([5; 16]),
+        kind: KeyKind::Log { ttl_secs: CA_TTL },
+        active: true,
+        blob: Vec::new(),
+        certificate: Vec::new(),
+        spki: made.spki.clone(),
+    };
+    let made = Arc::new(made);
+    let remote = remote(Arc::new(Fake { made }), verify_one_in);
+    remote.load(vec![log_key], start()).await.unwrap();
+    remote
+}
+
 async fn what_leaves(answer: fn() -> Made, verify_one_in: u32) -> Result<Signed, Refusal> {
-    let remote = remote(Arc::new(Fake { answer }), verify_one_in);
-    remote.load(Vec::new(), start()).await.unwrap();
-    let id = AuthorityId::from_octets([5; 16]);
-    let kind = KeyKind::Log { ttl_secs: CA_TTL };
-    remote.prepare(kind, id, now()).await.unwrap();
+    let remote = faked(answer(), verify_one_in).await;
     one(&remote, Request::Head(head(Vec::new()))).await
 }
 
@@ -431,12 +444,7 @@ async fn a_signature_that_does_not_verify_is_found_where_all_are_looked_at() {
 
 #[tokio::test]
 async fn a_signer_whose_signature_does_not_verify_is_replaced() {
-    let answer: fn() -> Made = || a_head(true);
-    let remote = remote(Arc::new(Fake { answer }), 1);
-    remote.load(Vec::new(), start()).await.unwrap();
-    let id = AuthorityId::from_octets([5; 16]);
-    let kind = KeyKind::Log { ttl_secs: CA_TTL };
-    remote.prepare(kind, id, now()).await.unwrap();
+    let remote = faked(a_head(true), 1).await;
     one(&remote, Request::Head(head(Vec::new())))
         .await
         .unwrap_err();
@@ -446,6 +454,26 @@ async fn a_signer_whose_signature_does_not_verify_is_replaced() {
     let refused = one(&remote, Request::Head(head(Vec::new()))).await;
     assert!(matches!(refused, Err(Refusal::Away)), "{refused:?}");
     remote.load(Vec::new(), start()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_signer_that_lies_about_a_key_that_it_made_is_replaced() {
+    for kind in [
+        KeyKind::Ca { ttl_secs: CA_TTL },
+        KeyKind::Log { ttl_secs: CA_TTL },
+        KeyKind::Jwt,
+        KeyKind::Grant,
+    ] {
+        let remote = faked(a_head(false), 0).await;
+        let id = AuthorityId::new(now(), &SystemEntropy);
+        let refused = remote.prepare(kind, id, now()).await.unwrap_err();
+        assert!(matches!(refused, Refusal::Failed(_)), "{refused:?}");
+        assert!(
+            refused.to_string().contains("than was asked for"),
+            "{refused}"
+        );
+        quickly(remote.lost()).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,7 @@
 //! A signer that counts and answers well, and says something else than it was asked to.
 
+mod keys;
+
 use taskmint_id::SpiffeId;
 use taskmint_model::{TaskId, Timestamp};
 use taskmint_status::{LogId, Place};
@@ -36,7 +38,7 @@ fn trust_domain() -> TrustDomain {
 impl Keys {
     fn new() -> Self {
         let key = TestKey::generate(&SeededEntropy::new(1));
-        let inspector = Inspector::new(trust_domain(), 0);
+        let inspector = Inspector::new(&Policy::new(trust_domain()), 0);
         let start = LogStart {
             log: LOG,
             generation: 3,
@@ -48,8 +50,8 @@ impl Keys {
             at: Timestamp::default(),
         };
         inspector.learn(&[], &start);
-        inspector.learn_key(CA, KeyKind::Ca { ttl_secs: 1 }, &key.spki());
-        inspector.learn_key(JWT, KeyKind::Jwt, &key.spki());
+        inspector.learn_key(CA, KeyKind::Ca { ttl_secs: 1 }, &key.spki(), &[]);
+        inspector.learn_key(JWT, KeyKind::Jwt, &key.spki(), &[]);
         Self { key, inspector }
     }
 
