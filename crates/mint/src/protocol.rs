@@ -23,8 +23,46 @@ pub use frame::{FrameError, read_frame, write_frame};
 use taskmint_id::TrustDomain;
 use taskmint_model::{AuthorityId, Timestamp, millis};
 
-/// The version of the protocol.
+/// The version of the protocol. The layout of what is signed is part of it: the server builds every
+/// credential once more and compares (P27), so that one of another release looks like a forged one.
 pub const VERSION: u32 = 1;
+
+/// What [`VERSION`] stands for: of each kind that is signed, SHA-256 of the to-be-signed octets of one
+/// with fixed keys and a fixed request. A test of the authority holds them against what it builds.
+pub const LAYOUTS: [(&str, &str); 8] = [
+    (
+        "CA",
+        "45380c0ce9f96ad6949c40bc9fd752e089d8dca8183f8b14409b45da25bceefe",
+    ),
+    (
+        "certificate of the log's key",
+        "d2507452f73c933f58277dfc0a57b1ba74d8affc3e17a5f4c0f4d87d4629bd6a",
+    ),
+    (
+        "X.509-SVID",
+        "b90d4749dff587812e21af250b15d34ee37217f51939cf1a74c33add743c48ae",
+    ),
+    (
+        "JWT-SVID",
+        "7312b3b5abf20fec5ff9cc7bce9dab142a5e02ccc2fab8ac6e79268d3ff63b04",
+    ),
+    (
+        "CRL",
+        "233afadbd96c99513460024c3ac5b00568597543e2095145ff534d09f11f8bb7",
+    ),
+    (
+        "status list",
+        "31cf2ef1526f941eef2d0531ad981e18fece7a01f6101b584553296f92f124f9",
+    ),
+    (
+        "head",
+        "1b476362b88efa42cee8efaab49898e74ce219a3d0af471833f1bc0cb81afe65",
+    ),
+    (
+        "checkpoint",
+        "dd0b72d1aba9f59300f1c7420fa5ba5302fac1ea4edc568787876b7086b9b323",
+    ),
+];
 
 /// The longest frame, in octets without its length: a status list of the largest bucket fits.
 pub const MAX_FRAME: usize = 64 << 20;

@@ -19,7 +19,7 @@ use taskmint_status::{ChainHash, Generation, LogId, Place, Serial};
 use taskmint_testkit::{ManualClock, SeededEntropy, TestKey};
 
 const PUBLIC_URL: &str = "https://status.example.org";
-const LOG: LogId = LogId([0x10, 0x21, 0x32, 0x43, 0x54, 0x65, 0x76, 0x87]);
+pub(crate) const LOG: LogId = LogId([0x10, 0x21, 0x32, 0x43, 0x54, 0x65, 0x76, 0x87]);
 
 /// Keys and requests that never change; the signatures over them differ each time.
 pub(crate) struct Fixed {
@@ -34,8 +34,18 @@ pub(crate) struct Fixed {
     jwt_request: JwtRequest,
 }
 
-/// Makes them.
-pub(crate) fn fixed() -> Fixed {
+/// An authority whose keys are always the same.
+pub(crate) struct Desk {
+    pub(crate) core: Core,
+    pub(crate) ca: Prepared,
+    pub(crate) log_key: Prepared,
+    jwt: Prepared,
+    pub(crate) now: Timestamp,
+    entropy: Arc<SeededEntropy>,
+}
+
+/// Makes it.
+pub(crate) fn desk() -> Desk {
     let clock = ManualClock::default();
     let now = clock.now();
     let entropy = Arc::new(SeededEntropy::new(2026));
@@ -56,8 +66,28 @@ pub(crate) fn fixed() -> Fixed {
     let jwt = prepare(KeyKind::Jwt, 0x17);
     let log_key = prepare(KeyKind::Log { ttl_secs: month }, 0x06);
     prepare(KeyKind::Grant, 0x64);
-    let (x509_request, jwt_request) = requests(&core, now, &*entropy);
-    let crl_request = crl(&x509_request, ca.id, now);
+    Desk {
+        core,
+        ca,
+        log_key,
+        jwt,
+        now,
+        entropy,
+    }
+}
+
+/// Makes them.
+pub(crate) fn fixed() -> Fixed {
+    let desk = desk();
+    let (x509_request, jwt_request) = desk.requests();
+    let crl_request = desk.crl(&x509_request);
+    let Desk {
+        core,
+        ca,
+        log_key,
+        jwt,
+        ..
+    } = desk;
     let batch = vec![
         Request::X509(x509_request.clone()),
         Request::Jwt(jwt_request.clone()),
@@ -92,6 +122,18 @@ fn start() -> LogStart {
         hash: ChainHash::genesis(LOG, Generation::FIRST).0,
         floor: 0,
         at: Timestamp::default(),
+    }
+}
+
+impl Desk {
+    /// One SVID of each kind.
+    pub(crate) fn requests(&self) -> (X509Request, JwtRequest) {
+        requests(&self.core, self.now, &*self.entropy)
+    }
+
+    /// The revocation list of that X.509-SVID's CA.
+    pub(crate) fn crl(&self, leaf: &X509Request) -> CrlRequest {
+        crl(leaf, self.ca.id, self.now)
     }
 }
 

@@ -10,6 +10,7 @@
 mod attacks;
 mod certificates;
 mod fixed;
+mod layout;
 mod lint;
 mod lists;
 mod log;
