@@ -123,6 +123,7 @@ impl Joiner {
         let svid = read(answer, &trust_domain, &key.spki)?;
         let identity = NodeIdentity::new(key, svid, server, self.clock.now());
         self.save(&identity).await?;
+        self.upstream.attested().await;
         self.attest_id = request_id(&*self.entropy);
         tracing::info!(node = %identity.id, expires_at = %identity.expires_at, "node attested");
         Ok(identity)

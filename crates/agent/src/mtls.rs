@@ -15,7 +15,7 @@ use taskmint_node_join_token::JoinTokenProver;
 use taskmint_node_x509pop::X509PopProver;
 use taskmint_verifier::Trust;
 use taskmint_verifier::tls::{Identity, authorize, client_config};
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 use tonic::transport::Channel;
 use zeroize::Zeroizing;
 
@@ -26,12 +26,21 @@ use crate::upstream::{Bootstrap, Upstream, UpstreamError};
 /// Reaches the server over TLS.
 pub(crate) struct Mtls {
     join: JoinSource,
-    /// What standard input gave: it can be read only once, and an attempt may have to be repeated.
-    given: OnceCell<Zeroizing<Vec<u8>>>,
+    given: Mutex<Given>,
     server: ServerAddress,
     proof: NodeProof,
     trust_domain: Option<TrustDomain>,
     clock: Arc<dyn Clock>,
+}
+
+/// What standard input gave: it can be read only once, and an attempt may have to be repeated.
+#[derive(Default)]
+enum Given {
+    #[default]
+    Nothing,
+    Text(Zeroizing<Vec<u8>>),
+    /// The node is attested: what is left says whom to trust, and has no token.
+    Spent(JoinString),
 }
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -40,7 +49,7 @@ impl Mtls {
     pub(crate) fn new(settings: &Settings) -> Self {
         Self {
             join: settings.join.clone(),
-            given: OnceCell::new(),
+            given: Mutex::default(),
             server: settings.server.clone(),
             proof: settings.proof.clone(),
             trust_domain: settings.trust_domain.clone(),
@@ -55,15 +64,24 @@ impl Mtls {
             JoinSource::None => self.pinned()?,
             JoinSource::Text(text) => parse(text)?,
             JoinSource::File(path) => parse_octets(&read_secret(path).await?)?,
-            JoinSource::StandardInput => {
-                let read = || wait_for(secret::read_standard_input);
-                parse_octets(self.given.get_or_try_init(read).await?)?
-            }
+            JoinSource::StandardInput => self.given().await?,
         };
         if let Some(address) = &self.server.node {
             join.address.clone_from(address);
         }
         Ok(join)
+    }
+
+    async fn given(&self) -> Result<JoinString, UpstreamError> {
+        let mut given = self.given.lock().await;
+        if let Given::Nothing = &*given {
+            *given = Given::Text(wait_for(secret::read_standard_input).await?);
+        }
+        match &*given {
+            Given::Text(text) => parse_octets(text),
+            Given::Spent(join) => Ok(join.clone()),
+            Given::Nothing => Err(missing("standard input gave nothing".to_owned())),
+        }
     }
 
     fn pinned(&self) -> Result<JoinString, UpstreamError> {
@@ -88,8 +106,13 @@ impl Mtls {
         // One arm for each node attestor.
         match &self.proof {
             NodeProof::JoinToken => {
-                let token = join.token.as_ref().ok_or_else(|| {
-                    missing("the join string has no token; make one with a token".to_owned())
+                let token = join.token.as_ref().ok_or_else(|| match &self.join {
+                    JoinSource::StandardInput => missing(
+                        "the join string from standard input has no token, or it was used; start \
+                         the agent with a fresh one"
+                            .to_owned(),
+                    ),
+                    _ => missing("the join string has no token; make one with a token".to_owned()),
                 })?;
                 let token = Zeroizing::new(token.expose().to_owned());
                 Ok(Arc::new(JoinTokenProver::new(token)))
@@ -164,6 +187,19 @@ impl Upstream for Mtls {
         })
     }
 
+    async fn attested(&self) {
+        let mut given = self.given.lock().await;
+        if let Given::Text(text) = &*given
+            && let Ok(join) = parse_octets(text)
+        {
+            // The text is wiped as it is dropped, and the token with the one that was parsed.
+            *given = Given::Spent(JoinString {
+                token: None,
+                ..join
+            });
+        }
+    }
+
     async fn nodes(&self, identity: &NodeIdentity) -> Result<Channel, UpstreamError> {
         let address = self.server.node.as_ref().unwrap_or(&identity.server);
         self.connect(address, identity).await
@@ -207,5 +243,47 @@ async fn wait_for(
             Err(missing(format!("{error}{}", cause.unwrap_or_default())))
         }
         Err(error) => Err(missing(format!("a secret could not be read: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use taskmint_client::bootstrap::JoinToken;
+
+    use super::*;
+
+    fn mtls() -> Mtls {
+        Mtls {
+            join: JoinSource::StandardInput,
+            given: Mutex::default(),
+            server: ServerAddress::default(),
+            proof: NodeProof::JoinToken,
+            trust_domain: None,
+            clock: Arc::new(taskmint_model::SystemClock),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_join_string_from_standard_input_is_kept_until_it_was_used() {
+        let trust_domain = TrustDomain::parse("example.org").unwrap();
+        let token = JoinToken::new("secret").unwrap();
+        let join = JoinString::new(trust_domain, "server:1", [7; 32], Some(token)).unwrap();
+        let text = Zeroizing::new(join.to_text().unwrap().as_bytes().to_vec());
+        let mtls = mtls();
+        *mtls.given.lock().await = Given::Text(text);
+        for _ in 0..2 {
+            assert!(mtls.join_string().await.unwrap().token.is_some());
+        }
+        mtls.attested().await;
+        let spent = mtls.join_string().await.unwrap();
+        assert_eq!(
+            (spent.root_sha256, spent.token.is_none()),
+            (join.root_sha256, true)
+        );
+        assert!(matches!(*mtls.given.lock().await, Given::Spent(_)));
+        let Err(refused) = mtls.prover(&spent).await else {
+            panic!("it proves itself by nothing")
+        };
+        assert!(refused.to_string().contains("a fresh one"), "{refused}");
     }
 }

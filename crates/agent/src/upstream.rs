@@ -18,6 +18,10 @@ pub trait Upstream: Send + Sync + 'static {
     /// If the server can't be reached, or is not who it should be.
     async fn bootstrap(&self) -> Result<Bootstrap, UpstreamError>;
 
+    /// The attestation went well and what came of it is saved: what was needed for it alone is not
+    /// needed any more.
+    async fn attested(&self) {}
+
     /// For the node API, as this node.
     ///
     /// # Errors

@@ -79,11 +79,14 @@ fn token(join_string: &str) -> Known {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_join_token_is_in_neither_server_nor_agent_once_it_was_used() {
-    let mut world = World::new().await;
-    let known = token(&world.join_string);
-    world.join();
-    for pid in [world.server(), world.agent()] {
-        gone(&world, pid, &known);
+    let joins: [fn(&mut World); 2] = [World::join, World::join_by_standard_input];
+    for join in joins {
+        let mut world = World::new().await;
+        let known = token(&world.join_string);
+        join(&mut world);
+        for pid in [world.server(), world.agent()] {
+            gone(&world, pid, &known);
+        }
     }
 }
 

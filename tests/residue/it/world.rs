@@ -53,7 +53,7 @@ impl World {
              [admin]\nsocket = \"{at}/admin.sock\"\n",
             ports[0], ports[1], ports[2],
         );
-        let server = start(folder.path(), "server", &configuration);
+        let server = start(folder.path(), "server", &configuration, Stdio::null());
         ready(ports[2]);
         let mut world = Self {
             folder,
@@ -88,12 +88,25 @@ impl World {
         world
     }
 
-    /// Starts the agent, which joins.
+    /// Starts the agent, which joins by a file.
     pub(crate) fn join(&mut self) {
         secret_file(&self.path("join"), self.join_string.as_bytes());
+        let file = self.path("join").display().to_string();
+        self.join_by(&file, Stdio::null());
+    }
+
+    /// Starts the agent, which joins by its standard input.
+    pub(crate) fn join_by_standard_input(&mut self) {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(self.join_string.as_bytes()).unwrap();
+        drop(writer);
+        self.join_by("-", reader.into());
+    }
+
+    fn join_by(&mut self, file: &str, input: Stdio) {
         let at = self.folder.path().display();
         let configuration = format!(
-            "join_string_file = \"{at}/join\"\n\
+            "join_string_file = \"{file}\"\n\
              data_dir = \"{at}/agent\"\n\
              workload_socket = \"{at}/workload.sock\"\n\
              task_socket = \"{at}/task.sock\"\n\
@@ -102,7 +115,7 @@ impl World {
              http_listen = \"127.0.0.1:{}\"\n",
             self.ports[3],
         );
-        self.agent = Some(start(self.folder.path(), "agent", &configuration));
+        self.agent = Some(start(self.folder.path(), "agent", &configuration, input));
         ready(self.ports[3]);
     }
 
@@ -191,12 +204,12 @@ impl Drop for Running {
     }
 }
 
-fn start(folder: &Path, name: &str, configuration: &str) -> Running {
+fn start(folder: &Path, name: &str, configuration: &str, input: Stdio) -> Running {
     let file = folder.join(format!("{name}.toml"));
     fs::write(&file, configuration).unwrap();
     let log = File::create(folder.join(format!("{name}.log"))).unwrap();
     let mut command = Command::new(program(&format!("taskmint-{name}")));
-    command.arg("--config").arg(file).stdin(Stdio::null());
+    command.arg("--config").arg(file).stdin(input);
     command.stdout(log.try_clone().unwrap()).stderr(log);
     Running(command.spawn().unwrap())
 }
