@@ -267,7 +267,7 @@ impl Issuer {
                 format!("the audiences have {length} octets, and may have {MAX_AUDIENCES_LEN}");
             return Err(Refused::new(RefusalKind::Invalid, "BAD_AUDIENCE", message));
         }
-        let task = self.mintable(node, id).await?;
+        let mut task = self.mintable(node, id).await?;
         if let Some(audience) = audiences
             .iter()
             .find(|a| !task.authority.allows_audience(a))
@@ -300,7 +300,7 @@ impl Issuer {
         };
         let request = Request::Jwt(JwtRequest {
             facts: facts(&task),
-            grant: Grant(task.grant.clone()),
+            grant: Grant(std::mem::take(&mut task.grant)),
             audiences,
             jti,
             issued_at: now.floor_to_second(),

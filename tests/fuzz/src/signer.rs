@@ -9,9 +9,10 @@ pub fn signer_ask(data: &[u8]) {
     let Ok(asked) = Numbered::<Call>::decode(data) else {
         return;
     };
+    let id = asked.id;
     let message = asked.encode();
     let again = Numbered::<Call>::decode(&message).expect("our own message");
-    assert_eq!(again.id, asked.id);
+    assert_eq!(again.id, id);
     assert_eq!(again.encode(), message);
 }
 

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use serde::ser::SerializeMap as _;
+use serde::ser::{Error as _, SerializeMap as _};
 use serde::{Serialize, Serializer};
 use serde_json::json;
 use taskmint_id::P256PublicKey;
@@ -11,6 +11,9 @@ use taskmint_status::claim::{self, Claim};
 
 use super::Sign;
 use crate::request::{JwtRequest, Refusal};
+
+/// Most claims fit into so many octets.
+const CLAIMS: usize = 768;
 
 /// A dot, and 64 octets in base64url.
 const SIGNATURE_PART: usize = 1 + 86;
@@ -32,8 +35,9 @@ impl TokenHeader {
     /// # Errors
     /// [`Refusal::Audience`] when so many and long audiences make it longer than readers take.
     pub fn input(&self, request: &JwtRequest) -> Result<String, Refusal> {
-        let claims = serde_json::to_string(&Claims { request });
-        let claims = claims.map_err(|error| Refusal::Failed(error.to_string()))?;
+        let mut claims = Vec::with_capacity(CLAIMS);
+        serde_json::to_writer(&mut claims, &Claims { request })
+            .map_err(|error| Refusal::Failed(error.to_string()))?;
         let len = self.0.len() + 1 + claims.len().div_ceil(3) * 4 + SIGNATURE_PART;
         if len > MAX_TOKEN {
             return Err(Refusal::Audience);
@@ -75,7 +79,9 @@ impl Serialize for Claims<'_> {
         claims.serialize_entry("exp", &request.expires_at.secs())?;
         claims.serialize_entry(claim::TASK_CLAIM, &Claim::from(&binding))?;
         claims.serialize_entry("iat", &request.issued_at.secs())?;
-        claims.serialize_entry("jti", &hex::encode(request.jti))?;
+        let mut jti = [0; 32];
+        hex::encode_to_slice(request.jti, &mut jti).map_err(S::Error::custom)?;
+        claims.serialize_entry("jti", str::from_utf8(&jti).map_err(S::Error::custom)?)?;
         if let Some(uri) = &request.status_uri {
             let idx = binding.place.index();
             let status = Status {

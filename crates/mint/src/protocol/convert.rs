@@ -27,10 +27,10 @@ type Read<T> = Result<T, BadMessage>;
 
 impl Numbered<Call> {
     /// As it goes over the wire.
-    pub fn encode(&self) -> Vec<u8> {
+    pub fn encode(self) -> Vec<u8> {
         let Self { id, what } = self;
         let what = Some(call_to_wire(what));
-        wire::Ask { id: *id, what }.encode_to_vec()
+        wire::Ask { id, what }.encode_to_vec()
     }
 
     /// What came over the wire.
@@ -46,10 +46,10 @@ impl Numbered<Call> {
 
 impl Numbered<Answer> {
     /// As it goes over the wire, under the check that binds it to what was asked.
-    pub fn encode(&self, check: &CheckKey, asked: &super::Digest) -> Vec<u8> {
+    pub fn encode(self, check: &CheckKey, asked: &super::Digest) -> Vec<u8> {
         let Self { id, what } = self;
         let what = Some(answer_to_wire(what));
-        let answer = Bytes::from(wire::Answer { id: *id, what }.encode_to_vec());
+        let answer = Bytes::from(wire::Answer { id, what }.encode_to_vec());
         let check = check.check(asked, &answer).to_vec();
         wire::Reply { answer, check }.encode_to_vec()
     }
@@ -122,20 +122,20 @@ fn at(millis: u64) -> Timestamp {
     Timestamp::from_millis(millis)
 }
 
-fn call_to_wire(call: &Call) -> wire::ask::What {
+fn call_to_wire(call: Call) -> wire::ask::What {
     use wire::ask::What;
     match call {
         Call::Open(open) => What::Open(wire::Open {
             version: open.version,
             check_key: open.check.octets().to_vec(),
-            trust_domain: open.trust_domain.clone(),
+            trust_domain: open.trust_domain,
         }),
         Call::Load(keys, start) => What::Load(wire::Load {
-            keys: keys.iter().map(sealed_to_wire).collect(),
-            start: Some(start_to_wire(start)),
+            keys: keys.into_iter().map(sealed_to_wire).collect(),
+            start: Some(start_to_wire(&start)),
         }),
         Call::Prepare(kind, id, now) => {
-            let (kind, ttl_secs) = kind_to_wire(*kind);
+            let (kind, ttl_secs) = kind_to_wire(kind);
             What::Prepare(wire::Prepare {
                 kind: kind.into(),
                 ttl_secs,
@@ -150,7 +150,7 @@ fn call_to_wire(call: &Call) -> wire::ask::What {
             by: request.by.octets().to_vec(),
         }),
         Call::Batch(batch) => What::Batch(wire::Batch {
-            requests: batch.iter().map(wanted_to_wire).collect(),
+            requests: batch.into_iter().map(wanted_to_wire).collect(),
         }),
     }
 }
@@ -189,30 +189,30 @@ fn call_from_wire(what: wire::ask::What) -> Read<Call> {
     })
 }
 
-fn answer_to_wire(answer: &Answer) -> wire::answer::What {
+fn answer_to_wire(answer: Answer) -> wire::answer::What {
     use wire::answer::What;
     match answer {
         Answer::Opened(opened) => What::Opened(wire::Opened {
             instance: opened.instance.to_vec(),
             workers: opened.workers,
-            protection: opened.protection.clone(),
+            protection: opened.protection,
             trust_domain: opened.policy.trust_domain.to_string(),
             policy: Some(policy_to_wire(&opened.policy)),
         }),
-        Answer::Refused(refusal) => What::Refused(refusal_to_wire(refusal)),
+        Answer::Refused(refusal) => What::Refused(refusal_to_wire(&refusal)),
         Answer::Done => What::Done(wire::Done {}),
         Answer::Prepared(prepared) => What::Prepared(wire::Prepared {
             id: prepared.id.octets().to_vec(),
-            sealed: prepared.sealed.clone(),
-            spki: prepared.spki.clone(),
-            certificate: prepared.certificate.clone(),
-            key_id: prepared.key_id.clone(),
+            sealed: prepared.sealed,
+            spki: prepared.spki,
+            certificate: prepared.certificate,
+            key_id: prepared.key_id,
             expires_at: prepared.expires_at.millis(),
         }),
-        Answer::Certificate(der) => What::Certificate(der.clone()),
+        Answer::Certificate(der) => What::Certificate(der),
         Answer::Batch(results) => What::Batch(wire::BatchAnswer {
-            instance: instance(results).to_vec(),
-            results: results.iter().map(result_to_wire).collect(),
+            instance: instance(&results).to_vec(),
+            results: results.into_iter().map(result_to_wire).collect(),
         }),
     }
 }
@@ -258,17 +258,17 @@ fn answer_from_wire(what: wire::answer::What) -> Read<Answer> {
     })
 }
 
-fn result_to_wire(result: &Result<Given, Refusal>) -> wire::Result {
+fn result_to_wire(result: Result<Given, Refusal>) -> wire::Result {
     use wire::result::What;
     let what = match result {
-        Err(refusal) => What::Refused(refusal_to_wire(refusal)),
-        Ok(Given::Grant(grant)) => What::Grant(grant.0.clone()),
+        Err(refusal) => What::Refused(refusal_to_wire(&refusal)),
+        Ok(Given::Grant(grant)) => What::Grant(grant.0),
         Ok(Given::Signed(signed)) => What::Signed(wire::Signed {
-            bytes: signed.bytes.clone(),
-            signature: signed.signature.clone(),
             authority: signed.authority.octets().to_vec(),
             counter: signed.tail.counter,
             chain: signed.tail.hash.to_vec(),
+            bytes: signed.bytes,
+            signature: signed.signature,
         }),
     };
     wire::Result { what: Some(what) }
@@ -311,13 +311,13 @@ fn kind_from_wire(kind: wire::KeyKind, ttl_secs: u64) -> Read<KeyKind> {
     }
 }
 
-fn sealed_to_wire(sealed: &Sealed) -> wire::Sealed {
+fn sealed_to_wire(sealed: Sealed) -> wire::Sealed {
     wire::Sealed {
         id: sealed.id.octets().to_vec(),
         kind: kind_to_wire(sealed.kind).0.into(),
         active: sealed.active,
-        blob: sealed.blob.clone(),
-        certificate: sealed.certificate.clone(),
+        blob: sealed.blob,
+        certificate: sealed.certificate,
     }
 }
 

@@ -22,7 +22,11 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certific
 use crate::credential::{CaName, Sign, TokenHeader};
 use crate::policy::Policy;
 use crate::port::{KeyKind, LogStart, Sealed, Signed};
-use crate::request::{JwtRequest, Refusal, Request, X509Request};
+use crate::request::{Grant, JwtRequest, Refusal, Request, X509Request};
+
+/// Octets of a token's signature, and of the base64url of it.
+const SIGNATURE_LEN: usize = 64;
+const SIGNATURE_TEXT: usize = 86;
 
 /// Looks at what was signed.
 pub(super) struct Inspector {
@@ -66,7 +70,14 @@ impl From<&Request> for Asked {
     fn from(request: &Request) -> Self {
         match request {
             Request::X509(request) => Self::X509(request.clone()),
-            Request::Jwt(request) => Self::Jwt(request.clone()),
+            // What is signed does not say the grant.
+            Request::Jwt(request) => Self::Jwt(JwtRequest {
+                facts: request.facts.clone(),
+                grant: Grant(Vec::new()),
+                audiences: request.audiences.clone(),
+                status_uri: request.status_uri.clone(),
+                ..*request
+            }),
             _ => Self::Other,
         }
     }
@@ -169,7 +180,7 @@ impl Inspector {
             (Says::Certificates(ca), Asked::X509(request)) => {
                 self.certificate(known, ca, request, bytes)
             }
-            (Says::Tokens(header), Asked::Jwt(request)) => token(known, header, request, bytes),
+            (Says::Tokens(header), Asked::Jwt(request)) => return is_token(header, request, bytes),
             (Says::Certificates(_) | Says::Log, Asked::Other) => return true,
             _ => None,
         };
@@ -194,19 +205,22 @@ impl Inspector {
     }
 }
 
-/// What a token has to be, around the signature that it has.
-fn token(
-    known: &Known,
-    header: &TokenHeader,
-    request: &JwtRequest,
-    token: &[u8],
-) -> Option<Vec<u8>> {
-    let signature = token.rsplit(|octet| *octet == b'.').next()?;
-    let by = CameBack {
-        public: &known.public,
-        signature: BASE64_URL_SAFE_NO_PAD.decode(signature).ok()?,
+/// Whether a token is what was asked for: the input that was to be signed, a dot, and a signature. Of
+/// 64 octets base64url has one form alone, so what can be read back was written so.
+fn is_token(header: &TokenHeader, request: &JwtRequest, token: &[u8]) -> bool {
+    let Ok(input) = header.input(request) else {
+        return false;
     };
-    TokenHeader::signed(header.input(request).ok()?, &by).ok()
+    let rest = token.strip_prefix(input.as_bytes());
+    let signature = rest.and_then(|rest| rest.strip_prefix(b"."));
+    signature.is_some_and(|signature| {
+        // As long as what it is read from, and no longer.
+        let mut octets = [0; SIGNATURE_TEXT];
+        signature.len() == SIGNATURE_TEXT
+            && BASE64_URL_SAFE_NO_PAD
+                .decode_slice(signature, &mut octets)
+                .is_ok_and(|len| len == SIGNATURE_LEN)
+    })
 }
 
 /// The signature that came back, whatever it is over.

@@ -410,26 +410,29 @@ proptest! {
     #[test]
     fn every_call_reads_back_as_it_was_said(id: u64, what in call()) {
         let said = Numbered { id, what };
+        // Lifetimes of keys that are handed back are not said.
+        let is_whole = !matches!(said.what, Call::Load(..) | Call::Open(_));
+        let shown = format!("{:?}", said.what);
         let message = said.encode();
         let read = Numbered::<Call>::decode(&message).unwrap();
         prop_assert_eq!(read.id, id);
-        prop_assert_eq!(read.encode(), message);
-        // Lifetimes of keys that are handed back are not said.
-        if !matches!(said.what, Call::Load(..) | Call::Open(_)) {
-            prop_assert_eq!(format!("{:?}", read.what), format!("{:?}", said.what));
+        if is_whole {
+            prop_assert_eq!(format!("{:?}", read.what), shown);
         }
+        prop_assert_eq!(read.encode(), message);
     }
 
     #[test]
     fn every_answer_reads_back_as_it_was_said(id: u64, what in answer(), asked in octets()) {
         let (check, asked) = (CheckKey::new([3; 32]), digest(&asked));
         let said = Numbered { id, what };
+        let shown = format!("{:?}", said.what);
         let message = said.encode(&check, &asked);
         let unchecked = Unchecked::decode(Bytes::from(message.clone())).unwrap();
         prop_assert_eq!(unchecked.id, id);
         let refused = unchecked.refusal();
         let what = unchecked.checked(&check, &asked).unwrap();
-        prop_assert_eq!(format!("{what:?}"), format!("{:?}", said.what));
+        prop_assert_eq!(format!("{what:?}"), shown);
         prop_assert_eq!(refused.is_some(), matches!(what, Answer::Refused(_)));
         prop_assert_eq!(Numbered { id, what }.encode(&check, &asked), message);
     }
@@ -456,8 +459,9 @@ proptest! {
     #[test]
     fn any_octets_are_read_or_refused(message in vec(any::<u8>(), 0..300)) {
         if let Ok(read) = Numbered::<Call>::decode(&message) {
-            let again = Numbered::<Call>::decode(&read.encode()).unwrap();
-            prop_assert_eq!(again.encode(), read.encode());
+            let message = read.encode();
+            let again = Numbered::<Call>::decode(&message).unwrap();
+            prop_assert_eq!(again.encode(), message);
         }
         drop(Unchecked::decode(Bytes::from(message)));
     }

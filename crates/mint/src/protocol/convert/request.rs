@@ -57,31 +57,31 @@ fn facts_from_wire(facts: Option<wire::Facts>) -> Read<Facts> {
     })
 }
 
-pub(super) fn wanted_to_wire(wanted: &Wanted) -> wire::Request {
+pub(super) fn wanted_to_wire(wanted: Wanted) -> wire::Request {
     use wire::request::What;
     let what = match wanted {
-        Wanted::Grant(facts) => What::Grant(facts_to_wire(facts)),
+        Wanted::Grant(facts) => What::Grant(facts_to_wire(&facts)),
         Wanted::Sign(Request::X509(request)) => What::X509(wire::X509 {
             facts: Some(facts_to_wire(&request.facts)),
-            grant: request.grant.0.clone(),
+            grant: request.grant.0,
             spki: match request.key.algorithm {
-                KeyAlgorithm::EcP256 => request.key.spki.clone(),
+                KeyAlgorithm::EcP256 => request.key.spki,
             },
-            dns_names: request.dns_names.clone(),
+            dns_names: request.dns_names,
             serial_random: request.serial_random.to_vec(),
             not_before: request.not_before.millis(),
             not_after: request.not_after.millis(),
         }),
         Wanted::Sign(Request::Jwt(request)) => What::Jwt(wire::Jwt {
             facts: Some(facts_to_wire(&request.facts)),
-            grant: request.grant.0.clone(),
-            audiences: request.audiences.clone(),
+            grant: request.grant.0,
+            audiences: request.audiences,
             jti: request.jti.to_vec(),
             issued_at: request.issued_at.millis(),
             expires_at: request.expires_at.millis(),
-            status_uri: request.status_uri.clone().unwrap_or_default(),
+            status_uri: request.status_uri.unwrap_or_default(),
         }),
-        Wanted::Sign(Request::Head(request)) => What::Head(head_to_wire(request)),
+        Wanted::Sign(Request::Head(request)) => What::Head(head_to_wire(&request)),
         Wanted::Sign(Request::Checkpoint(request)) => What::Checkpoint(wire::Checkpoint {
             log: request.log.0.to_vec(),
             sequence: request.sequence,
@@ -89,15 +89,15 @@ pub(super) fn wanted_to_wire(wanted: &Wanted) -> wire::Request {
             digests: request.digests.iter().map(digest_to_wire).collect(),
             at: request.at.millis(),
         }),
-        Wanted::Sign(Request::Crl(request)) => What::Crl(crl_to_wire(request)),
+        Wanted::Sign(Request::Crl(request)) => What::Crl(crl_to_wire(&request)),
         Wanted::Sign(Request::StatusList(request)) => What::StatusList(wire::StatusList {
             log: request.log.0.to_vec(),
             bucket: request.bucket,
-            list: request.list.clone(),
+            list: request.list,
             at: request.at.millis(),
             expires_at: request.expires_at.millis(),
             ttl_secs: request.ttl_secs,
-            certificate: request.certificate.clone(),
+            certificate: request.certificate,
         }),
     };
     wire::Request { what: Some(what) }

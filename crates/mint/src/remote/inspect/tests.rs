@@ -224,6 +224,37 @@ fn no_bit_of_what_is_signed_can_flip() {
 }
 
 #[test]
+fn a_token_ends_with_one_signature_in_its_one_form() {
+    let keys = Keys::new();
+    let token = keys.token(&jwt());
+    let passes = |bytes: Vec<u8>| keys.passes(Request::Jwt(jwt()), JWT, bytes);
+    let at = token.iter().rposition(|octet| *octet == b'.').unwrap();
+    let (input, signature) = token.split_at(at);
+    let with = |signature: &[u8]| [input, signature].concat();
+    assert!(passes(with(signature)));
+    // The last of 86 letters has four bits that say nothing, and are zero.
+    let mut loose = signature.to_vec();
+    *loose.last_mut().unwrap() = b'B';
+    let longer = [signature, b"A"].concat();
+    let padded = [signature, b"=="].concat();
+    let no_text = [&b"."[..], &[b'!'; 86]].concat();
+    let twice = [signature, signature].concat();
+    let shorter = &signature[..signature.len() - 1];
+    for bad in [
+        &loose[..],
+        &longer,
+        &padded,
+        &no_text,
+        &twice,
+        shorter,
+        b".",
+        b"",
+    ] {
+        assert!(!passes(with(bad)), "{}", String::from_utf8_lossy(bad));
+    }
+}
+
+#[test]
 fn another_kind_of_credential_does_not_leave() {
     let keys = Keys::new();
     let (certificate, token) = (keys.certificate(&x509()), keys.token(&jwt()));
