@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,9 +12,9 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use parking_lot::Mutex;
 use rustls_pki_types::ServerName;
-use taskmint_model::Clock;
+use taskmint_model::{Clock, Timestamp};
 use taskmint_verifier::connections::{Connections, Guard};
-use taskmint_verifier::layer::{PeerLayer, REASON};
+use taskmint_verifier::layer::{PeerLayer, PeerService, REASON};
 use taskmint_verifier::tls::{
     Clients, Identity, Trust, authorize, client_config, read_verified, server_config,
 };
@@ -21,7 +22,7 @@ use taskmint_verifier::{PeerSvid, Refused, StatusCheck, verify_x509};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use tower::{Layer as _, ServiceExt as _, service_fn};
+use tower::{Layer as _, ServiceExt as _};
 
 use crate::world::{Statuses, World, chain};
 
@@ -171,10 +172,14 @@ async fn of_two_thousand_connections_exactly_those_close_whose_certificate_ends(
         .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_many_tls_connections_exactly_those_of_the_ended_task_close() {
+/// Opens connections over TLS, does something to the task, and sees exactly its connections close.
+/// Its peers' certificates count as ending at `not_after`.
+async fn exactly_those_of_the_task_close_in_tls(
+    stage: Stage,
+    not_after: Option<Timestamp>,
+    close: impl FnOnce(&Stage),
+) {
     const OPEN: usize = 200;
-    let stage = Stage::new();
     let trust = Trust::new(stage.world.bundles());
     let identity = |task| {
         let leaf = stage.world.task("/agent", task);
@@ -211,7 +216,10 @@ async fn of_many_tls_connections_exactly_those_of_the_ended_task_close() {
         );
         let stream = accepted.unwrap();
         let chain = stream.get_ref().1.peer_certificates().unwrap();
-        let peer = read_verified(&chain[0]).unwrap();
+        let mut peer = read_verified(&chain[0]).unwrap();
+        if number % TASKS == ENDED {
+            peer.not_after = not_after.unwrap_or(peer.not_after);
+        }
         let mut stream = stage.connections.register(&peer).guard(stream);
         services.push(tokio::spawn(async move {
             while let Ok(octet) = stream.read_u8().await {
@@ -221,7 +229,7 @@ async fn of_many_tls_connections_exactly_those_of_the_ended_task_close() {
         }));
         clients.push(connected.unwrap());
     }
-    stage.end();
+    close(&stage);
     for (number, client) in clients.iter_mut().enumerate() {
         if number % TASKS == ENDED {
             let ended = tokio::time::timeout(SOON, client.read_u8()).await.unwrap();
@@ -239,32 +247,140 @@ async fn of_many_tls_connections_exactly_those_of_the_ended_task_close() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_tls_connections_exactly_those_of_the_ended_task_close() {
+    exactly_those_of_the_task_close_in_tls(Stage::new(), None, Stage::end).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_tls_connections_exactly_those_close_whose_certificate_ends() {
+    let stage = Stage::new();
+    let not_after = stage.world.now() + Duration::from_secs(60);
+    let expired = |stage: &Stage| stage.world.clock.set(not_after + Duration::from_secs(1));
+    stage.world.clock.advance(Duration::from_millis(60_960));
+    exactly_those_of_the_task_close_in_tls(stage, Some(not_after), expired).await;
+}
+
+/// Connections of these peers whose requests are judged.
+fn layers(stage: &Stage, peers: impl Iterator<Item = PeerSvid>) -> Vec<PeerService<Hello>> {
+    let layer = PeerLayer::new(stage.clock(), stage.status());
+    peers
+        .map(|peer| layer.clone().peer(peer).layer(Hello))
+        .collect()
+}
+
+/// Answers everybody.
+#[derive(Clone)]
+struct Hello;
+
+impl tower::Service<Request<()>> for Hello {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        std::future::ready(Ok(Response::default()))
+    }
+}
+
+/// Asks once on each: those that were refused, all of them for this reason.
+async fn refused(services: &[PeerService<Hello>], reason: &str) -> BTreeSet<usize> {
+    let mut refused = BTreeSet::new();
+    for (number, service) in services.iter().enumerate() {
+        let answer = service.clone().oneshot(Request::default()).await.unwrap();
+        if answer.status() != StatusCode::OK {
+            assert_eq!(answer.headers()[REASON], reason);
+            refused.insert(number);
+        }
+    }
+    refused
+}
+
 #[tokio::test]
 async fn of_two_thousand_connections_requests_on_those_of_the_ended_task_are_refused() {
     let stage = Stage::new();
-    let hello =
-        |_: Request<()>| async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())) };
-    let services: Vec<_> = (0..OPEN)
-        .map(|number| {
-            let layer = PeerLayer::new(stage.clock(), stage.status());
-            let layer = layer.peer(stage.peer(number).clone());
-            layer.layer(service_fn(hello))
-        })
-        .collect();
-    let answers = async || {
-        let mut refused = BTreeSet::new();
-        for (number, service) in services.iter().enumerate() {
-            let answer = service.clone().oneshot(Request::default()).await.unwrap();
-            if answer.status() != StatusCode::OK {
-                assert_eq!(answer.headers()[REASON], "TASK_ENDED");
-                refused.insert(number);
-            }
-        }
-        refused
-    };
-    assert!(answers().await.is_empty());
+    let services = layers(&stage, (0..OPEN).map(|number| stage.peer(number).clone()));
+    assert!(refused(&services, "").await.is_empty());
     stage.end();
-    assert_eq!(answers().await, of_the_ended_task(OPEN));
+    let expected = of_the_ended_task(OPEN);
+    assert_eq!(refused(&services, "TASK_ENDED").await, expected);
+}
+
+#[tokio::test]
+async fn of_two_thousand_connections_requests_on_those_are_refused_whose_certificate_ends() {
+    let stage = Stage::new();
+    let mut shorter = stage.peers[ENDED].clone();
+    shorter.not_after = stage.world.now() + Duration::from_secs(60);
+    let peers = (0..OPEN).map(|number| match number % TASKS {
+        ENDED => shorter.clone(),
+        _ => stage.peer(number).clone(),
+    });
+    let services = layers(&stage, peers);
+    let end = shorter.not_after.floor_to_second() + Duration::from_secs(1);
+    stage.world.clock.advance(Duration::from_millis(60_999));
+    assert!(stage.world.now() < end);
+    assert!(
+        refused(&services, "").await.is_empty(),
+        "the last second counts"
+    );
+    stage.world.clock.set(end);
+    let expected = of_the_ended_task(OPEN);
+    assert_eq!(refused(&services, "SVID_EXPIRED").await, expected);
+}
+
+/// Neither a watch nor a runtime: the service calls `expire` when it was told to.
+#[test]
+fn of_two_thousand_connections_the_callbacks_of_expired_certificates_alone_are_called() {
+    let world = World::new();
+    let leaf = world.task("/agent", 1);
+    let peer = verify_x509(&chain(&leaf), &world.bundles(), world.now()).unwrap();
+    let connections = Connections::new(Arc::new(world.clock.clone()), None);
+    let called: Arc<Mutex<BTreeSet<usize>>> = Arc::default();
+    let guards = (0..OPEN).map(|number| {
+        let mut peer = peer.clone();
+        peer.not_after = world.now() + Duration::from_secs(60 + (number % TASKS) as u64);
+        let called = Arc::clone(&called);
+        connections.register_with(&peer, move |why| {
+            assert_eq!(why.reason, "SVID_EXPIRED");
+            assert!(called.lock().insert(number), "called once");
+        })
+    });
+    let guards: Vec<_> = guards.collect();
+    let mut next = connections.expire();
+    for of in 0..TASKS {
+        let end = next.unwrap();
+        assert!(world.now() < end);
+        world.clock.set(end);
+        assert_eq!(called.lock().len(), of * OPEN / TASKS, "not by itself");
+        next = connections.expire();
+        let expected: BTreeSet<_> = (0..OPEN).filter(|number| number % TASKS <= of).collect();
+        assert_eq!(*called.lock(), expected);
+    }
+    assert_eq!(next, None);
+    drop(guards);
+    assert!(connections.is_empty());
+}
+
+#[test]
+fn all_connections_of_the_task_are_closed_before_the_first_is_told() {
+    let stage = Stage::new();
+    let guards: Arc<Mutex<Vec<Guard>>> = Arc::default();
+    let told: Arc<Mutex<usize>> = Arc::default();
+    for _ in 0..TASKS * 10 {
+        let (all, told) = (Arc::clone(&guards), Arc::clone(&told));
+        let close = move |_: &Refused| {
+            *told.lock() += 1;
+            assert!(all.lock().iter().all(|guard| guard.check().is_some()));
+        };
+        let guard = stage.connections.register_with(stage.peer(ENDED), close);
+        guards.lock().push(guard);
+    }
+    stage.end();
+    assert_eq!(*told.lock(), TASKS * 10);
 }
 
 /// Without a runtime: for stacks that know no tokio.

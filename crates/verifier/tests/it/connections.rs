@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use taskmint_model::{Clock, Timestamp};
 use taskmint_verifier::connections::{Connections, Guard};
 use taskmint_verifier::{PeerSvid, Refused, StatusCheck, verify_x509};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
@@ -133,6 +134,40 @@ async fn a_guarded_stream_breaks_off_when_the_certificate_expires() {
     assert_eq!(
         read.unwrap_err().to_string(),
         "the peer's certificate has expired"
+    );
+}
+
+/// The wall clock, where time passes as tokio's does.
+struct Paused(Timestamp, tokio::time::Instant);
+
+impl Clock for Paused {
+    fn now(&self) -> Timestamp {
+        self.0 + self.1.elapsed()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_opened_just_before_its_certificate_ends_is_closed_in_time() {
+    let stage = Stage::new();
+    let mut peer = stage.peer(1);
+    let begun = tokio::time::Instant::now();
+    let left = Duration::from_millis(3);
+    peer.not_after = stage.world.now().floor_to_second();
+    let start = peer.not_after + Duration::from_secs(1);
+    let clock = Paused(start - left, begun);
+    let connections = Connections::new(Arc::new(clock), None);
+    let (_near, far) = duplex(64);
+    let mut stream = connections.register(&peer).guard(far);
+    assert!(stream.read_u8().await.is_err());
+    assert!(begun.elapsed() >= left);
+    assert!(
+        begun.elapsed() < left + Duration::from_millis(3),
+        "{:?} late",
+        begun.elapsed() - left
+    );
+    assert_eq!(
+        connections.register(&peer).closed().await.reason,
+        "SVID_EXPIRED"
     );
 }
 
