@@ -23,9 +23,10 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::checkpoint::watching;
 use crate::harness::World;
-use crate::node::{Node, connect};
+use crate::node::{Node, connect, reason};
 use crate::public::{Workload, joined};
 use crate::restore::until;
+use crate::watching::{Watching, applied};
 
 /// Longer than a verifier leaves a forked log alone.
 const SOON: Duration = Duration::from_secs(60);
@@ -126,14 +127,14 @@ impl Revocation for Relay {
     }
 }
 
-/// What the first server's operators are told, once they are.
-async fn story(world: &mut World) -> admin::Denial {
+/// What the operators are told, once they are.
+async fn story(world: &mut World, reason: &str) -> admin::Denial {
     let told = async {
         loop {
             let request = admin::ListDenialsRequest { page_size: 100 };
             let listed = world.admin.list_denials(request).await.unwrap();
             let mut denials = listed.into_inner().denials.into_iter();
-            if let Some(told) = denials.find(|denial| denial.reason == "OTHER_HISTORY") {
+            if let Some(told) = denials.find(|denial| denial.reason == reason) {
                 return told;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -182,7 +183,7 @@ async fn a_verifier_that_is_shown_two_histories_closes_and_stays_closed_while_th
     until(&watch, &live, Some("LOG_FORKED")).await;
 
     // The server hears of it by the verifier's next connection, and need not take its word.
-    let told = story(&mut world).await;
+    let told = story(&mut world, "OTHER_HISTORY").await;
     assert!(told.message.ends_with("has proof of it"), "{told:?}");
     let shown = told
         .detail
@@ -219,4 +220,39 @@ async fn a_verifier_that_is_shown_two_histories_closes_and_stays_closed_while_th
         assert_eq!(refused.reason, "LOG_FORKED");
     }
     fresh.check(&live).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_disk_was_set_back_hears_so_from_who_comes_back() {
+    let mut world = World::durable("tasks.lease = \"1h\"", Arc::new(SystemClock)).await;
+    let mut node = joined(&mut world).await;
+    let mut tasks = Vec::new();
+    for pid in 1..9 {
+        tasks.push(Workload::begin(&mut node, pid).await);
+    }
+    let away = world.go_away().await;
+    let copy = away.twin();
+    let mut world = away.come_back().await;
+    for over in &tasks[..3] {
+        revoke(&mut world, over).await;
+    }
+    let heard = applied(&world);
+    let _first = world.stop().await;
+
+    let mut old = copy.come_back().await;
+    let come_back = async |old: &World| {
+        let status = Watching::open(old, &node, heard.clone())
+            .await
+            .ending()
+            .await;
+        reason(&status)
+    };
+    assert_eq!(come_back(&old).await, "AHEAD_OF_LOG");
+    story(&mut old, "AHEAD_OF_LOG").await;
+    // It goes on, past where the watcher was: with other records.
+    for over in &tasks[4..] {
+        revoke(&mut old, over).await;
+    }
+    assert_eq!(come_back(&old).await, "OTHER_HISTORY");
+    assert_eq!(old.server.issuer.watchers().contradictions(), 2);
 }

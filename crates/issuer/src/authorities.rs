@@ -97,8 +97,10 @@ impl Issuer {
         let retired: Vec<AuthorityId> = changed.iter().skip(1).map(|(_, r)| r.id).collect();
         let activate = async {
             // In one: a start that found two active keys of one kind could not tell which signs.
-            self.put_authorities(by, changed).await?;
-            Ok(self.authority.activate(id).await?)
+            self.commit_authorities(by, changed).await?;
+            // Whatever becomes of the bundle: what the store says signs is what has to sign.
+            self.authority.activate(id).await?;
+            self.refresh_bundle().await
         };
         match record.usage {
             KeyUse::Log => self.change_log_key(activate).await?,
@@ -336,6 +338,15 @@ impl Issuer {
         by: &Principal,
         records: Vec<(&'static str, AuthorityRecord)>,
     ) -> Result<(), Refused> {
+        self.commit_authorities(by, records).await?;
+        self.refresh_bundle().await
+    }
+
+    async fn commit_authorities(
+        &self,
+        by: &Principal,
+        records: Vec<(&'static str, AuthorityRecord)>,
+    ) -> Result<(), Refused> {
         let now = self.clock.now();
         let mut changes = vec![Change::BumpBundle];
         for (action, record) in records {
@@ -348,7 +359,7 @@ impl Issuer {
                 changes,
             })
             .await?;
-        self.refresh_bundle().await
+        Ok(())
     }
 
     /// Rebuilds the bundle from what is stored, and tells everybody.

@@ -1,5 +1,6 @@
 //! Denials: kept, so that `explain` can tell their story (contract line 11).
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -13,22 +14,36 @@ use crate::{Issuer, Principal};
 /// The reason for which a watcher is denied that was shown another history of the log (P15).
 pub const OTHER_HISTORY: &str = "OTHER_HISTORY";
 
-/// The story of a watcher that was shown another history is kept at most so often: all watchers of a
-/// log that forked come at once, and one that lies comes again and again.
+/// The story of a watcher that follows another history is kept at most so often: all watchers of a
+/// log that forked come at once.
 const BETWEEN_ALARMS: Duration = Duration::from_secs(1);
 
-/// When such a story was last kept.
+/// And that of the same watcher: one that lies comes again and again, and is not to hide the others.
+const SAME: Duration = Duration::from_secs(60);
+
+/// When such stories were kept.
 #[derive(Debug, Default)]
-pub(crate) struct Alarms(Mutex<Option<Timestamp>>);
+pub(crate) struct Alarms(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    last: Option<Timestamp>,
+    /// Of the last minute, so a few dozen.
+    by: HashMap<String, Timestamp>,
+}
 
 impl Alarms {
-    fn is_due(&self, now: Timestamp) -> bool {
-        let mut last = self.0.lock();
-        let is_due = last.is_none_or(|last| now.since(last) >= BETWEEN_ALARMS || now < last);
-        if is_due {
-            *last = Some(now);
+    fn is_due(&self, who: &str, now: Timestamp) -> bool {
+        let Kept { last, by } = &mut *self.0.lock();
+        // A clock may be set back.
+        let is_recent = |at: Timestamp, within| at <= now && now.since(at) < within;
+        by.retain(|_, at| is_recent(*at, SAME));
+        if by.contains_key(who) || last.is_some_and(|last| is_recent(last, BETWEEN_ALARMS)) {
+            return false;
         }
-        is_due
+        *last = Some(now);
+        by.insert(who.to_owned(), now);
+        true
     }
 }
 
@@ -62,11 +77,11 @@ impl Issuer {
         refused
     }
 
-    /// Counts a watcher that was shown another history of the log (P15); whether its story is to be
-    /// kept, or another one's was a moment ago.
-    pub fn contradicted(&self) -> bool {
+    /// Counts a watcher that follows another history of the log (P15); whether its story is to be
+    /// kept, or that of another was a moment ago.
+    pub fn contradicted(&self, who: &str) -> bool {
         self.watchers.contradicted();
-        self.alarms.is_due(self.clock.now())
+        self.alarms.is_due(who, self.clock.now())
     }
 
     /// Keeps a denial that an agent gave, unless it is one story of a fork too many.
@@ -74,21 +89,20 @@ impl Issuer {
     /// # Errors
     /// When the store can't write.
     pub async fn take_denial(&self, denial: Denial) -> Result<(), Refused> {
-        if denial.reason == OTHER_HISTORY && !self.contradicted() {
-            return Ok(());
+        if denial.reason == OTHER_HISTORY {
+            if !self.contradicted(&denial.who) {
+                return Ok(());
+            }
+            tracing::error!(
+                watcher = denial.who,
+                detail = ?denial.detail,
+                "an agent's watcher follows another history of this log: does an old copy of the server run?"
+            );
         }
         self.put_denial(denial).await
     }
 
     async fn put_denial(&self, denial: Denial) -> Result<(), Refused> {
-        if denial.reason == OTHER_HISTORY {
-            tracing::error!(
-                watcher = denial.who,
-                detail = ?denial.detail,
-                "a watcher was shown another history of this log: does an old copy of the server run, or has \
-                 somebody else its keys?"
-            );
-        }
         tracing::warn!(
             id = %denial.id,
             reason = denial.reason,
@@ -115,5 +129,25 @@ impl Issuer {
             })
             .await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_comes_again_and_again_hides_nobody() {
+        let alarms = Alarms::default();
+        let at = Timestamp::from_millis;
+        assert!(alarms.is_due("liar", at(10_000)));
+        assert!(!alarms.is_due("other", at(10_500)), "one a second");
+        for tick in 11_000..12_000 {
+            assert!(!alarms.is_due("liar", at(tick)));
+        }
+        assert!(alarms.is_due("other", at(12_000)));
+        assert!(!alarms.is_due("liar", at(69_999)));
+        assert!(alarms.is_due("liar", at(70_000)));
+        assert!(alarms.is_due("liar", at(5_000)), "the clock was set back");
     }
 }

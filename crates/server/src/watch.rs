@@ -4,6 +4,8 @@
 //! thousand watchers: a head is signed under a lock, and who holds it must not wait for its turn
 //! among them.
 
+mod history;
+
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,17 +21,19 @@ use taskmint_issuer::watchers::{self, Acknowledge, Introduced, Listed, NewWatche
 use taskmint_issuer::{
     Issuer, OTHER_HISTORY, Principal, RefusalKind, Refused, SignedCheckpoint, SignedLog,
 };
-use taskmint_status::Record;
+use taskmint_status::head::Head as LogHead;
+use taskmint_status::{ChainHash, Record};
 use taskmint_verifier::Trust;
 use taskmint_verifier::tls::read_verified;
 use taskmint_verifier::watch::Evidence;
-use taskmint_wire::{BadField, Denied, revocation as wire};
+use taskmint_wire::{BadField, revocation as wire};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
+use self::history::History;
 use crate::identity::bundles;
 use crate::refusal::{deny, explained, status};
 
@@ -62,6 +66,7 @@ struct Log {
     /// The newest checkpoint, as the issuer has it and as it goes out.
     checkpoint: Mutex<Option<(Arc<SignedCheckpoint>, Arc<Checkpoint>)>>,
     signing: Semaphore,
+    history: parking_lot::Mutex<History>,
 }
 
 /// A fan-out over the issuer, and what keeps it fed: that runs until it is dropped.
@@ -70,12 +75,15 @@ pub(crate) async fn start(
     limits: &WatchLimits,
     most: watchers::Most,
 ) -> Result<(Watch, impl Future<Output = ()> + Send + use<>), Refused> {
-    let feed = fill(issuer, limits.checkpoint_after).await?;
+    let position = *issuer.store().position().borrow();
+    let feed = fill(issuer, position.sequence, limits.checkpoint_after).await?;
+    let history = History::new(position.sequence, ChainHash(position.hash));
     let log = Arc::new(Log {
         issuer: Arc::clone(issuer),
         feed: feed.clone(),
         checkpoint: Mutex::default(),
         signing: Semaphore::new(SIGNING),
+        history: parking_lot::Mutex::new(history),
     });
     let source = LogSource {
         log: Arc::clone(&log),
@@ -112,10 +120,9 @@ pub(crate) async fn serve(
     taskmint_fanout::listen(fanout, listener, tls, stop).await
 }
 
-/// A feed with the newest records that are kept: watchers that come back after a restart of the
-/// server go on where they were.
-async fn fill(issuer: &Issuer, keep: u64) -> Result<Feed, Refused> {
-    let newest = issuer.newest();
+/// A feed with the newest records that are kept, up to `newest`: watchers that come back after a
+/// restart of the server go on where they were.
+async fn fill(issuer: &Issuer, newest: u64, keep: u64) -> Result<Feed, Refused> {
     let after = newest.saturating_sub(keep);
     let first = issuer.store().records(after, 1).await?;
     let after = first.first().map_or(newest, |first| first.sequence - 1);
@@ -136,7 +143,7 @@ impl Source for LogSource {
             .map_err(|e| BadField::new("name", e))?;
         let start = match self.log.start_of(&open) {
             Ok(start) => start,
-            Err(Unfit::OtherHistory) => return Err(self.alarm(peer, open).await),
+            Err(Unfit::Alarm(alarm)) => return Err(self.alarm(peer, open, alarm).await),
             Err(Unfit::Told(status)) => return Err(status),
         };
         let is_node = peer.kind() == Kind::Node;
@@ -202,28 +209,35 @@ impl Source for LogSource {
 }
 
 impl LogSource {
-    /// A watcher was shown another history of this log (P15): by whom, nobody here can tell. What it
-    /// shows is looked at only where its story is kept: they may come in thousands.
-    async fn alarm(&self, peer: &SpiffeId, open: wire::Open) -> Status {
-        let message = "the watcher was shown another history of this log";
-        if !self.log.issuer.contradicted() {
-            return deny(Code::FailedPrecondition, OTHER_HISTORY, message);
+    /// A watcher follows another history of this log (P14, P15): who showed it, nobody here can tell.
+    /// What it shows is looked at only where its story is kept: they may come in thousands.
+    async fn alarm(&self, peer: &SpiffeId, open: wire::Open, alarm: Alarm) -> Status {
+        let Alarm {
+            reason,
+            mut message,
+        } = alarm;
+        if !self.log.issuer.contradicted(peer.as_str()) {
+            return deny(Code::FailedPrecondition, reason, message);
         }
         let (log, peer) = (Arc::clone(&self.log), peer.clone());
         let kept = async move {
             let evidence = log.judge(&open.shown);
-            let proof = match evidence.is_proof() {
-                true => ", and has proof of it",
-                false => "",
-            };
-            let mut detail = vec![
-                format!("position {}", open.sequence),
-                format!("watcher `{}`", open.name),
-            ];
+            if evidence.is_proof() {
+                message.push_str(", and has proof of it");
+            }
+            let (sequence, name) = (open.sequence, &open.name);
+            tracing::error!(
+                reason,
+                sequence,
+                name,
+                watcher = %peer,
+                "a watcher follows another history of this log: does an old copy of the server run, was a \
+                 backup put in place by hand, or has somebody else its keys?"
+            );
+            let mut detail = vec![format!("position {sequence}"), format!("watcher `{name}`")];
             detail.extend(evidence.in_words());
-            let message = format!("{message}{proof}");
-            let refused = Refused::new(RefusalKind::State, OTHER_HISTORY, message)
-                .fix("ask the operators; it refuses everything until the log has a new generation")
+            let refused = Refused::new(RefusalKind::State, reason, message)
+                .fix("ask the operators: does an old copy of the server run?")
                 .detail(detail);
             let who = Principal::Watcher(peer);
             Ok(explained(&log.issuer, &who, None, "Watch", refused).await)
@@ -245,9 +259,44 @@ impl LogSource {
 
 /// Why a watcher does not begin.
 enum Unfit {
-    /// It was shown another log than this one: an alarm.
-    OtherHistory,
+    /// What it has applied is none of this log's.
+    Alarm(Alarm),
     Told(Status),
+}
+
+/// A watcher that this log can't have shown what it has applied.
+struct Alarm {
+    reason: &'static str,
+    message: String,
+}
+
+impl Alarm {
+    fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { reason, message }
+    }
+
+    fn other_history() -> Self {
+        let message = "the watcher was shown another history of this log";
+        Self::new(OTHER_HISTORY, message)
+    }
+
+    fn unknown_log() -> Self {
+        let message = "the watcher follows another log of this generation";
+        Self::new("UNKNOWN_LOG", message)
+    }
+
+    fn ahead(reason: &'static str, what: &str, of: u32) -> Self {
+        let message =
+            format!("the watcher has seen {what} {of}, which this server does not know of");
+        Self::new(reason, message)
+    }
+}
+
+impl From<Alarm> for Unfit {
+    fn from(alarm: Alarm) -> Self {
+        Self::Alarm(alarm)
+    }
 }
 
 impl From<Status> for Unfit {
@@ -259,8 +308,9 @@ impl From<Status> for Unfit {
 impl Log {
     fn judge(&self, shown: &[wire::Statement]) -> Evidence {
         let trust = Trust::new(bundles(&self.issuer));
-        let trust_domain = &self.issuer.settings().trust_domain;
-        Evidence::read(shown, trust_domain, &trust, self.issuer.now())
+        let generation = u32::from(self.issuer.store().identity().generation);
+        let log = (&self.issuer.settings().trust_domain, generation);
+        Evidence::read(shown, log, &trust, self.issuer.now())
     }
 
     /// Where a watcher begins by what it says that it has applied.
@@ -276,31 +326,35 @@ impl Log {
         };
         // Of two logs of one generation it may follow the other one.
         if open.forked && open.generation == generation {
-            return Err(Unfit::OtherHistory);
+            return Err(Alarm::other_history().into());
         }
         if log != identity.log.0 {
             return match open.generation {
                 // A restore has replaced it (P14).
                 before if before < generation => Ok(Start::Checkpoint),
-                same if same == generation => Err(unknown_log().into()),
-                _ => Err(behind("GENERATION_AHEAD", "generation", open.generation).into()),
+                same if same == generation => Err(Alarm::unknown_log().into()),
+                ahead => Err(Alarm::ahead("GENERATION_AHEAD", "generation", ahead).into()),
             };
         }
         if open.generation != generation {
-            return Err(unknown_log().into());
+            return Err(Alarm::unknown_log().into());
         }
         if open.epoch > identity.epoch {
-            return Err(behind("EPOCH_AHEAD", "epoch", open.epoch).into());
+            return Err(Alarm::ahead("EPOCH_AHEAD", "epoch", open.epoch).into());
         }
+        // What a watcher has applied was durable first: a log that ends before it was set back.
         if open.sequence > position.sequence {
             let newest = position.sequence;
             let message = format!("the log ends at {newest}, not at {}", open.sequence);
-            let denied = Denied::new(Code::FailedPrecondition, "AHEAD_OF_LOG", message);
-            return Err(Status::from(denied.fix("start again from a checkpoint")).into());
+            return Err(Alarm::new("AHEAD_OF_LOG", message).into());
         }
         let says = &*open.log_hash;
-        if open.sequence == position.sequence && !says.is_empty() && says != position.hash {
-            return Err(Unfit::OtherHistory);
+        let is_other = match open.sequence == position.sequence {
+            true => says != position.hash,
+            false => self.history.lock().contradicts(open.sequence, says),
+        };
+        if is_other && !says.is_empty() {
+            return Err(Alarm::other_history().into());
         }
         Ok(match open.sequence {
             0 => Start::Checkpoint,
@@ -336,13 +390,20 @@ impl Log {
         let mut newest = Vec::new();
         match self.issuer.deltas(after, head.sequence).await? {
             Some(mut deltas) => {
+                let mut history = self.history.lock();
+                deltas.iter().for_each(|delta| history.append(delta));
+                drop(history);
                 newest = deltas.pop().map(|last| octets(&last)).unwrap_or_default();
                 for delta in deltas {
                     self.feed.append(&octets(&delta)).map_err(fault)?;
                 }
             }
             // Trimmed before they were read: everybody begins anew.
-            None => self.feed.restart(LOG, head.sequence),
+            None => {
+                let hash = LogHead::decode(&head.body).map_err(fault)?.log_hash;
+                *self.history.lock() = History::new(head.sequence, hash);
+                self.feed.restart(LOG, head.sequence);
+            }
         }
         self.feed.publish(&newest, signed).map_err(fault)
     }
@@ -427,19 +488,6 @@ fn instance(octets: &[u8]) -> Result<Option<[u8; 16]>, BadField> {
     }
     let instance = octets.try_into().map(Some);
     instance.map_err(|_| BadField::new("instance", "must have 16 octets"))
-}
-
-fn unknown_log() -> Status {
-    let message = "the watcher follows another log";
-    deny(Code::FailedPrecondition, "UNKNOWN_LOG", message)
-}
-
-fn behind(reason: &'static str, what: &str, of: u32) -> Status {
-    let message = format!("the watcher has seen {what} {of}, which this server does not know of");
-    let denied = Denied::new(Code::FailedPrecondition, reason, message);
-    denied
-        .fix("find out whether an old copy of the server runs")
-        .into()
 }
 
 fn fault(error: impl std::fmt::Display) -> Refused {

@@ -38,7 +38,7 @@ pub use map::{Chunk, Status, StatusMap};
 pub use place::{Generation, LogId, Place, Slot};
 pub use record::{Cause, ChainHash, Change, Record};
 pub use serial::Serial;
-pub use statement::{Signed, Statement, StatementError};
+pub use statement::{Shown, Signed, Statement, StatementError};
 pub use verdict::{Refusal, Verdict};
 pub use view::StatusView;
 pub use watcher::{Applied, Config, Fault, Fork, Frame, Freshness, Position, Step, Watcher, Wish};

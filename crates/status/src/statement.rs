@@ -79,6 +79,15 @@ impl From<&Checkpoint> for Statement {
     }
 }
 
+/// A statement whose signature was checked, and how it travelled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// What it says.
+    pub says: Statement,
+    /// As it came.
+    pub signed: Signed,
+}
+
 /// A head or a checkpoint as it travels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signed {

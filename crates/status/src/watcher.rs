@@ -33,7 +33,7 @@ use crate::head::{HeadKeys, SignedHead};
 use crate::map::{Status, StatusMap};
 use crate::place::{Generation, LogId, Place};
 use crate::record::{Cause, ChainHash};
-use crate::statement::Signed;
+use crate::statement::{Shown, Signed};
 use crate::verdict::{Refusal, Verdict, decide};
 
 /// The largest [`Config::drift_allowance`]. A verifier may be stricter and never laxer: the instant
@@ -111,10 +111,11 @@ pub struct Fork {
     pub generation: Generation,
     /// Where.
     pub sequence: u64,
-    /// What was signed last before it, and what it can't stand beside. They prove the fork by
-    /// themselves wherever [`contradicts`](crate::Statement::contradicts) says so; a contradiction
-    /// of what was signed long before, or of the records between, they don't.
-    pub shown: [Option<Arc<Signed>>; 2],
+    /// Two that were signed. They prove the fork by themselves where
+    /// [`contradicts`](crate::Statement::contradicts) says so. What a checkpoint's maps, or records
+    /// between two heads, were contradicted by is no statement: then it is the newest that was
+    /// signed before, if there is one, and what did not stand beside all that was known.
+    pub shown: Vec<Arc<Shown>>,
 }
 
 /// What to send on a new connection.
@@ -193,8 +194,8 @@ pub struct Watcher {
     config: Config,
     time: Timekeeper,
     log: Option<Log>,
-    /// The newest that was signed and stands.
-    signed: Option<Arc<Signed>>,
+    /// The newest that was signed, wherever its records are.
+    newest: Option<Arc<Shown>>,
     fork: Option<Fork>,
     acknowledged: Option<u64>,
     max_age: u64,
@@ -211,7 +212,7 @@ impl Watcher {
             config,
             time,
             log: None,
-            signed: None,
+            newest: None,
             fork: None,
             acknowledged: None,
             max_age,
@@ -254,7 +255,10 @@ impl Watcher {
     /// [`freshness`](Self::freshness) are to be published: a fork closes that, too.
     pub fn on_frame(&mut self, frame: Frame, keys: &dyn HeadKeys, now: Now) -> Step {
         self.time.observe(now);
-        let mut outcome = Outcome::default();
+        let mut outcome = Outcome {
+            signed: self.newest.iter().cloned().collect(),
+            ..Outcome::default()
+        };
         let result = match frame {
             Frame::Checkpoint { signed, maps } => {
                 self.on_checkpoint(signed, &maps, keys, now, &mut outcome)
@@ -262,9 +266,9 @@ impl Watcher {
             Frame::Delta(delta) => self.on_delta(&delta, now, &mut outcome),
             Frame::Head(signed) => self.on_head(signed, keys, now, &mut outcome),
         };
-        let Outcome { applied, judged } = outcome;
+        let Outcome { applied, signed } = outcome;
         if let Err(Fault::Fork { sequence }) = result {
-            self.fork(sequence, judged);
+            self.fork(sequence, &signed);
         }
         Step {
             applied,
@@ -273,13 +277,13 @@ impl Watcher {
     }
 
     /// The first contradiction is the one that is reported.
-    fn fork(&mut self, sequence: u64, judged: Option<Arc<Signed>>) {
+    fn fork(&mut self, sequence: u64, signed: &[Arc<Shown>]) {
         if let (Some(log), None) = (&self.log, &self.fork) {
             self.fork = Some(Fork {
                 log: log.id,
                 generation: log.generation,
                 sequence,
-                shown: [self.signed.clone(), judged],
+                shown: contradiction(signed),
             });
         }
     }
@@ -338,18 +342,22 @@ impl Watcher {
         outcome: &mut Outcome,
     ) -> Result<(), Fault> {
         let head = *signed.open(keys)?.head();
-        let signed = outcome.judge(Signed::Head(signed));
+        let shown = outcome.judge(Shown {
+            says: (&head).into(),
+            signed: Signed::Head(signed),
+        });
         let log = self.follow(head.log, head.generation, outcome)?;
-        log.vouch(&head)?;
+        if log.vouch(&head)? {
+            self.newest = Some(Arc::clone(&shown));
+        }
         self.time.answer(&head, now);
         self.max_age = u64::from(head.max_age.0);
         let held = Held {
             head,
-            signed: Arc::clone(&signed),
+            shown,
             arrived: now.boot,
         };
         self.settle(held, now, outcome)?;
-        self.signed = Some(signed);
         self.settle_held(now, outcome)
     }
 
@@ -364,10 +372,15 @@ impl Watcher {
         let trusted = signed.open(keys)?;
         let checkpoint = trusted.checkpoint();
         let maps = checkpoint.unpack(maps)?;
-        let signed = outcome.judge(Signed::Checkpoint(signed));
+        let shown = outcome.judge(Shown {
+            says: checkpoint.into(),
+            signed: Signed::Checkpoint(signed),
+        });
         let log = self.follow(checkpoint.log, checkpoint.generation, outcome)?;
         log.load(checkpoint, maps, &mut outcome.applied)?;
-        self.signed = Some(signed);
+        if self.newest.is_none() {
+            self.newest = Some(shown);
+        }
         self.settle_held(now, outcome)
     }
 
@@ -438,7 +451,7 @@ impl Watcher {
             applied.push(Applied::Reset(Arc::new(empty)));
         }
         self.log = Some(Log::new(id, generation));
-        (self.signed, self.fork) = (None, None);
+        (self.newest, self.fork) = (None, None);
         self.acknowledged = None;
         self.time.forget();
     }
@@ -454,7 +467,7 @@ impl Watcher {
         let Some(log) = &mut self.log else {
             return Ok(());
         };
-        outcome.judged = Some(Arc::clone(&held.signed));
+        outcome.signed.push(Arc::clone(&held.shown));
         match log.settle(&held, &mut outcome.applied)? {
             Settled::Counts => self.time.count(&held.head, held.arrived, now),
             Settled::Waits => log.hold(held),
@@ -468,14 +481,29 @@ impl Watcher {
 #[derive(Default)]
 struct Outcome {
     applied: Vec<Applied>,
-    /// What is being held against all that was signed before.
-    judged: Option<Arc<Signed>>,
+    /// The newest that was signed before, and what is held against all that is known.
+    signed: Vec<Arc<Shown>>,
 }
 
 impl Outcome {
-    fn judge(&mut self, signed: Signed) -> Arc<Signed> {
-        let signed = Arc::new(signed);
-        self.judged = Some(Arc::clone(&signed));
-        signed
+    fn judge(&mut self, shown: Shown) -> Arc<Shown> {
+        let shown = Arc::new(shown);
+        self.signed.push(Arc::clone(&shown));
+        shown
     }
+}
+
+/// Two of these that contradict each other, or else the first and the last.
+fn contradiction(signed: &[Arc<Shown>]) -> Vec<Arc<Shown>> {
+    let contradicts = |one: &Arc<Shown>| {
+        let mut others = signed.iter();
+        let other = others.find(|other| one.says.contradicts(&other.says))?;
+        Some(vec![Arc::clone(one), Arc::clone(other)])
+    };
+    signed.iter().find_map(contradicts).unwrap_or_else(|| {
+        let ends = [signed.first(), signed.last()];
+        let mut ends: Vec<_> = ends.into_iter().flatten().cloned().collect();
+        ends.dedup();
+        ends
+    })
 }

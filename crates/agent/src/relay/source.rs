@@ -18,6 +18,9 @@ use crate::server::unreachable;
 /// The longest name of a watcher, as at the server.
 const MAX_NAME: usize = 256;
 
+/// Why a watcher is denied that was shown another history of the log.
+const OTHER_HISTORY: &str = "OTHER_HISTORY";
+
 /// How long a verifier waits for the relay to have what it needs.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -56,8 +59,10 @@ impl Local {
         let Some(identity) = self.agent.identity.load_full() else {
             return Vec::new();
         };
-        let (trust, now) = (&self.agent.trust, self.agent.clock.now());
-        Evidence::read(&open.shown, identity.trust_domain(), trust, now).in_words()
+        let known = self.relay.known.borrow().log;
+        let generation = known.map_or(0, |log| u32::from(log.generation.get()));
+        let log = (identity.trust_domain(), generation);
+        Evidence::read(&open.shown, log, &self.agent.trust, self.agent.clock.now()).in_words()
     }
 
     fn too_many(&self) -> Status {
@@ -97,7 +102,9 @@ impl Source for Local {
             Ok(begin) => begin,
             // What a verifier knows and the log does not is an alarm: the server hears of it.
             Err(Unfit::Denied(mut why)) => {
-                why.detail.extend(self.evidence(&open));
+                if why.reason == OTHER_HISTORY {
+                    why.detail.extend(self.evidence(&open));
+                }
                 return Err(self.agent.denials.give(&caller, "Watch", why));
             }
             Err(Unfit::Status(status)) => return Err(status),
@@ -240,7 +247,8 @@ impl Known {
     }
 
     fn is_behind(&self, open: &wire::Open) -> bool {
-        self.is_followed_by(open) && open.sequence > self.newest()
+        // One that saw a fork is not waited for: it is here to say so.
+        !open.forked && self.is_followed_by(open) && open.sequence > self.newest()
     }
 
     fn start_of(&self, open: &wire::Open) -> Result<Start, Unfit> {
@@ -295,7 +303,7 @@ impl Known {
 
 fn other_history(sequence: u64) -> Denial {
     let message = "the watcher was shown another history of this log";
-    let denial = Denial::new(Code::FailedPrecondition, "OTHER_HISTORY", message);
+    let denial = Denial::new(Code::FailedPrecondition, OTHER_HISTORY, message);
     denial.detail(vec![format!("position {sequence}")])
 }
 

@@ -146,13 +146,14 @@ impl Issuer {
         let key = self.log_key(signed).await?;
         let key_revision = key.revision;
         let at = self.clock.now();
+        // Times of what is signed never go back, though the wall clock may (P15).
+        signed.at = signed.at.max(at);
         let request = CheckpointRequest {
             log: self.store.identity().log,
             sequence,
             floor,
             digests,
-            // Times of what is signed never go back, though the wall clock may (P15).
-            at: at.max(signed.at),
+            at: signed.at,
         };
         let answer = self.sign(Request::Checkpoint(request)).await?;
         let checkpoint = Arc::new(SignedCheckpoint {

@@ -11,7 +11,7 @@ use crate::head::Head;
 use crate::map::{Status, StatusMap};
 use crate::place::{Generation, LogId, Slot};
 use crate::record::{Cause, ChainHash, Change, Record};
-use crate::statement::Signed;
+use crate::statement::Shown;
 use crate::verdict::Refusal;
 
 /// Records that may wait for a head; a server signs one far more often.
@@ -24,7 +24,7 @@ const MAX_MARKS: usize = 1024;
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) head: Head,
-    pub(super) signed: Arc<Signed>,
+    pub(super) shown: Arc<Shown>,
     pub(super) arrived: BootTime,
 }
 
@@ -109,8 +109,8 @@ impl Log {
         Ok(map.map_or(Status::Valid, |map| map.get(slot.index())))
     }
 
-    /// Holds a signed head against everything signed before.
-    pub(super) fn vouch(&mut self, head: &Head) -> Result<(), Fault> {
+    /// Holds a signed head against everything signed before; whether it is the newest.
+    pub(super) fn vouch(&mut self, head: &Head) -> Result<bool, Fault> {
         self.mark(head.sequence, head.log_hash)?;
         let fork = Err(Fault::Fork {
             sequence: head.sequence,
@@ -134,8 +134,11 @@ impl Log {
             }
         }
         let this = (head.sequence, head.epoch, head.time);
-        self.newest = Some(self.newest.map_or(this, |newest| newest.max(this)));
-        Ok(())
+        let is_newest = self.newest.is_none_or(|newest| newest <= this);
+        if is_newest {
+            self.newest = Some(this);
+        }
+        Ok(is_newest)
     }
 
     /// Puts a checkpoint's maps in place of everything applied, unless they are what is applied.

@@ -14,16 +14,19 @@ use crate::Trust;
 /// As many contradict each other.
 const PAIR: usize = 2;
 
-/// A larger one is not shown: it would not fit into a watcher's first message. A checkpoint has as
-/// much with 75 buckets.
+/// A larger one is not shown: it would not fit into a watcher's first message. A checkpoint of more
+/// than 73 buckets is larger.
 const LARGEST: usize = 3 << 10;
 
 /// Octets of a log's hash, and of its name in the signer's journal.
 const SHORT: usize = 8;
 
-/// What was shown, judged by the bundle of whoever reads it.
+/// What was shown, judged by whoever has to hear of it.
 #[derive(Debug)]
-pub struct Evidence(Vec<Result<Statement, Unfounded>>);
+pub struct Evidence {
+    shown: Vec<Result<Statement, Unfounded>>,
+    generation: u32,
+}
 
 /// Why a statement proves nothing.
 #[derive(Debug, thiserror::Error)]
@@ -38,10 +41,11 @@ pub enum Unfounded {
 }
 
 impl Evidence {
-    /// Judges what a watcher of this trust domain's log has shown; beyond two nothing is looked at.
+    /// Judges what a watcher of this trust domain's log, in this generation, has shown; beyond two
+    /// nothing is looked at.
     pub fn read(
         shown: &[wire::Statement],
-        trust_domain: &TrustDomain,
+        (trust_domain, generation): (&TrustDomain, u32),
         trust: &Trust,
         now: Timestamp,
     ) -> Self {
@@ -53,21 +57,29 @@ impl Evidence {
             let signed = Signed::from_parts(shown.body.to_vec(), &shown.signature, &key.0)?;
             Ok(signed.open(&keys)?)
         };
-        Self(shown.iter().take(PAIR).map(&mut read).collect())
+        Self {
+            shown: shown.iter().take(PAIR).map(&mut read).collect(),
+            generation,
+        }
     }
 
-    /// Whether the log's key signed both, and no honest log can have made both.
+    /// Whether the log's key signed both, and no honest log can have made both. Of a generation that
+    /// a restore has replaced it proves nothing any more.
     pub fn is_proof(&self) -> bool {
-        matches!(&*self.0, [Ok(one), Ok(other)] if one.contradicts(other))
+        let [Ok(one), Ok(other)] = &*self.shown else {
+            return false;
+        };
+        let is_of_now = |said: &Statement| u32::from(said.generation.get()) == self.generation;
+        one.contradicts(other) && is_of_now(one) && is_of_now(other)
     }
 
     /// A line for each, and what they come to. Empty where nothing was shown.
     pub fn in_words(&self) -> Vec<String> {
-        let mut lines: Vec<_> = self.0.iter().map(line).collect();
+        let mut lines: Vec<_> = self.shown.iter().map(line).collect();
         if !lines.is_empty() {
             let sum = match self.is_proof() {
                 true => "proof: the log's key signed both, and they can't both be true",
-                false => "no proof: this does not show two histories by itself",
+                false => "no proof: this does not show two histories of the present log",
             };
             lines.push(sum.to_owned());
         }
@@ -99,10 +111,10 @@ fn hex<'a>(octets: impl IntoIterator<Item = &'a u8>) -> String {
 
 /// What goes upward of a fork.
 pub(super) fn shown(fork: &Fork, keys: &LogKeys) -> Vec<wire::Statement> {
-    let signed = fork.shown.iter().flatten();
-    signed
-        .filter_map(|signed| {
-            let (body, signature, key) = signed.parts();
+    let shown = fork.shown.iter();
+    shown
+        .filter_map(|shown| {
+            let (body, signature, key) = shown.signed.parts();
             (body.len() <= LARGEST).then(|| wire::Statement {
                 body: body.to_vec().into(),
                 signature: signature.to_vec().into(),

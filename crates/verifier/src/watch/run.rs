@@ -37,6 +37,9 @@ const MAX_FRAME: usize = 64 << 20;
 /// Once a fork was reported, no connection helps until the log is a new one.
 const FORKED: Duration = Duration::from_secs(30);
 
+/// How a watcher is denied that says so.
+const OTHER_HISTORY: &str = "OTHER_HISTORY";
+
 pub(super) struct Run {
     pub(super) shared: Arc<Shared>,
     pub(super) endpoint: Endpoint,
@@ -65,6 +68,18 @@ enum Over {
     Frame(#[from] FrameError),
     #[error(transparent)]
     Fault(#[from] Fault),
+}
+
+impl Over {
+    /// Whether the other side has taken note of a fork that was known before this connection.
+    fn is_told_of_fork(&self, was_forked: bool) -> bool {
+        was_forked
+            && match self {
+                Self::Call(why) => why.reason.as_deref() == Some(OTHER_HISTORY),
+                Self::Fault(fault) => fault.is_final(),
+                _ => false,
+            }
+    }
 }
 
 /// A connection's own state.
@@ -98,7 +113,7 @@ impl Run {
                 backoff.reset();
             }
             // One that was just seen is reported by coming back.
-            match was_forked {
+            match watcher.forked_at().is_some() && over.is_told_of_fork(was_forked) {
                 true => sleep(FORKED).await,
                 false => sleep(backoff.next(&*self.entropy)).await,
             }

@@ -1,5 +1,7 @@
 //! What a relay, and what a server can do to the log (protocol P14 to P16).
 
+use std::sync::Arc;
+
 use super::world::{HOUR, LOG, Server, World};
 use crate::checkpoint::CheckpointError;
 use crate::clock::WallTime;
@@ -8,6 +10,7 @@ use crate::head::HeadError;
 use crate::map::{Status, StatusMap};
 use crate::place::{Generation, LogId, Place};
 use crate::record::{Cause, Change, Record};
+use crate::statement::Shown;
 use crate::view::StatusView;
 use crate::watcher::{Applied, Config, Fault, Fork, Frame, Watcher};
 
@@ -385,8 +388,9 @@ fn reported(world: &mut World) -> (Fork, bool) {
     let nonce = world.nonce();
     let hello = world.watcher.connected(nonce, world.now);
     let fork = hello.fork.expect("a fork is to be reported");
-    let read = |at: usize| fork.shown[at].as_ref()?.open(&world.server.key).ok();
-    let is_proven = read(0).zip(read(1)).is_some_and(|(a, b)| a.contradicts(&b));
+    let read = |shown: &Arc<Shown>| shown.signed.open(&world.server.key).unwrap();
+    let says: Vec<_> = fork.shown.iter().map(read).collect();
+    let is_proven = matches!(&*says, [one, other] if one.contradicts(other));
     (fork, is_proven)
 }
 
@@ -421,6 +425,37 @@ fn what_comes_after_a_fork_does_not_take_its_proof_away() {
         assert!(world.take(frame).is_some());
     }
     assert_eq!(reported(&mut world), first);
+}
+
+#[test]
+fn a_head_whose_records_never_came_is_proof_all_the_same() {
+    // A relay plays a copy that is further on, and then the server that was followed.
+    let mut world = World::synced();
+    let mut copy = world.server.clone();
+    let frames = [world.server.end(1), world.server.head(None)];
+    world.take_all(frames);
+    for index in 5..9 {
+        copy.end(index);
+    }
+    assert_eq!(world.take(copy.head(None)), None);
+    copy.time.0 += 1_000;
+    world.pass(2_000);
+    let fault = world.take(world.server.head(None));
+    assert!(matches!(fault, Some(Fault::Fork { .. })), "{fault:?}");
+    assert!(reported(&mut world).1);
+}
+
+#[test]
+fn an_old_head_that_is_played_again_takes_no_proof_away() {
+    let mut world = World::synced();
+    let mut copy = world.server.clone();
+    let old = world.server.head(None);
+    world.server.end(1);
+    copy.end(2);
+    let frames = [world.server.checkpoint(), world.server.head(None), old];
+    world.take_all(frames);
+    assert!(world.take(copy.head(None)).is_some());
+    assert!(reported(&mut world).1);
 }
 
 #[test]
