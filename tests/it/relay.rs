@@ -243,7 +243,7 @@ async fn verifiers_behind_a_relay_move_to_the_log_of_a_restored_server() {
     let store = away.folder.path().join("server").join("store");
     std::fs::rename(&store, away.folder.path().join("lost")).unwrap();
     let now = SystemClock.now();
-    taskmint_store_rocksdb::restore(&backup, &store, LogId([9; 8]), now).unwrap();
+    taskmint_store_rocksdb::restore(&backup, &store, (LogId([9; 8]), None), now).unwrap();
     let mut world = away.come_back().await;
     assert!(told_of(&mut world, "verifier").await);
     all_heard(&complete_and_wait(&agent).await, &["verifier"]);

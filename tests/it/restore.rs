@@ -1,17 +1,18 @@
 //! A backup is restored (P14): over the real store, through the start of a real server.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use taskmint_model::{Clock, SystemClock, SystemEntropy};
-use taskmint_status::{LogId, TaskBinding};
+use taskmint_status::{Generation, LogId, TaskBinding};
 use taskmint_verifier::StatusCheck;
 use taskmint_verifier::tls::{self, Identity};
 use taskmint_verifier::watch::{Options, Source, SystemClocks, Watch};
 use taskmint_wire::{admin, node, task};
 
-use crate::harness::World;
+use crate::harness::{Away, World};
 use crate::node::{Key, Node, UID, caller, request_id};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -94,11 +95,8 @@ async fn after_a_restore_all_tasks_are_over_nodes_are_still_nodes_and_old_places
     until(&watch, &ended.binding, Some("TASK_ENDED")).await;
 
     let away = world.go_away().await;
-    let store = away.folder.path().join("server").join("store");
-    std::fs::rename(&store, away.folder.path().join("lost")).unwrap();
-    let now = SystemClock.now();
-    let restored = taskmint_store_rocksdb::restore(&backup, &store, LogId([9; 8]), now).unwrap();
-    assert!(restored.ended >= 3, "{restored:?}");
+    let ended_tasks = restore(&away, &backup, "lost", None);
+    assert!(ended_tasks >= 3, "{ended_tasks}");
     let mut world = away.come_back().await;
 
     for of in [&service, &live] {
@@ -126,4 +124,23 @@ async fn after_a_restore_all_tasks_are_over_nodes_are_still_nodes_and_old_places
     }
     let get = task::GetRequest { task_id: later.id };
     assert!(world.admin.get_task(get).await.is_err());
+
+    // It was the wrong backup, or is needed once more: verifiers have seen what it was made into.
+    let away = world.go_away().await;
+    restore(&away, &backup, "lost again", Generation::new(2));
+    let world = away.come_back().await;
+    until(&watch, &fresh.binding, Some("LOG_UNKNOWN")).await;
+    assert_eq!(world.server.issuer.watchers().contradictions(), 0);
+    let follows = watch.state().position.map(|at| at.generation);
+    assert_eq!(follows, Generation::new(3));
+}
+
+/// Puts the backup in place of the store, which goes to `lost`; how many tasks that ended.
+fn restore(away: &Away, backup: &Path, lost: &str, above: Option<Generation>) -> u64 {
+    let store = away.folder.path().join("server").join("store");
+    std::fs::rename(&store, away.folder.path().join(lost)).unwrap();
+    let log = LogId([above.map_or(9, |above| above.get() + 9); 8]);
+    let now = SystemClock.now();
+    let restored = taskmint_store_rocksdb::restore(backup, &store, (log, above), now);
+    restored.unwrap().ended
 }

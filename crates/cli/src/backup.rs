@@ -1,10 +1,11 @@
 //! Backup and restore of the server's store (P14).
 
+use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use taskmint_status::LogId;
+use taskmint_status::{Generation, LogId};
 use taskmint_store_rocksdb::{Restored, restore};
 use taskmint_wire::admin;
 
@@ -27,6 +28,11 @@ pub struct Restore {
     /// The store to make, usually `store` in the server's data folder. It must not exist, and the
     /// server must not run.
     into: PathBuf,
+    /// The generation of the log that is lost, by `taskmint status` or a verifier's refusal. Only
+    /// needed where a restore made it, of this backup or of an older one: verifiers follow the
+    /// higher of two generations, and neither of two equal ones.
+    #[arg(long, value_name = "GENERATION")]
+    above: Option<NonZeroU8>,
 }
 
 impl Backup {
@@ -50,7 +56,8 @@ impl Backup {
 impl Restore {
     pub(crate) fn execute(self, context: &mut Context) -> Result<(), Failure> {
         let log = LogId(random());
-        let restored = restore(&self.from, &self.into, log, context.now())
+        let above = self.above.and_then(|above| Generation::new(above.get()));
+        let restored = restore(&self.from, &self.into, (log, above), context.now())
             .with_context(|| format!("cannot restore `{}`", self.from.display()))?;
         note("every task of the backup is ended; verifiers move to the new log by themselves");
         context.out.one(&record(&restored))

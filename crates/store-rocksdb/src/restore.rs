@@ -44,13 +44,16 @@ pub struct Restored {
 /// and join tokens that look unused are dropped, since they may have been used. `into` appears at
 /// the end, whole.
 ///
+/// `above` is the highest generation that verifiers may have seen, where that is higher than the
+/// backup's: an earlier restore of this backup, or of an older one, had the next one already.
+///
 /// # Errors
 /// When a folder can't be used, the backup's schema is unknown or it is damaged, `log` is the
 /// backup's own log, or there is no further generation.
 pub fn restore(
     backup: &Path,
     into: &Path,
-    log: LogId,
+    (log, above): (LogId, Option<Generation>),
     now: Timestamp,
 ) -> Result<Restored, StoreError> {
     if into.exists() {
@@ -63,7 +66,7 @@ pub fn restore(
         .map_err(|error| {
             StoreError::Failed(format!("can't copy `{}`: {error}", backup.display()).into())
         })
-        .and_then(|()| rewrite(&partial, log, now));
+        .and_then(|()| rewrite(&partial, (log, above), now));
     if restored.is_err() {
         // Best effort, and harmless if it stays: a later restore begins by removing it.
         fs::remove_dir_all(&partial).ok();
@@ -75,13 +78,17 @@ pub fn restore(
     Ok(restored)
 }
 
-fn rewrite(folder: &Path, log: LogId, now: Timestamp) -> Result<Restored, StoreError> {
+fn rewrite(
+    folder: &Path,
+    (log, above): (LogId, Option<Generation>),
+    now: Timestamp,
+) -> Result<Restored, StoreError> {
     let base = Base::open(folder, &Options::default())?;
     if base.schema()? != Some(SCHEMA) {
         return Err(StoreError::Damaged("the backup is empty".into()));
     }
     let (old, counters) = (base.identity()?, ledger(&base)?);
-    let identity = successor(&old, log)?;
+    let identity = successor(&old, log, above)?;
     let generation = Generation::new(identity.generation).unwrap_or(Generation::FIRST);
     let ended = end_tasks(&base, now)?;
     let tokens = drop_tokens(&base)?;
@@ -91,7 +98,8 @@ fn rewrite(folder: &Path, log: LogId, now: Timestamp) -> Result<Restored, StoreE
         audit_hash: counters.audit_hash,
         denials: counters.denials,
         issuances: counters.issuances,
-        bundle: counters.bundle + BUNDLE_JUMP,
+        // An earlier restore of the same backup has jumped as well.
+        bundle: counters.bundle + BUNDLE_JUMP * u64::from(identity.generation - old.generation),
         ..Ledger::new(log, generation)
     };
     let mut batch = WriteBatch::default();
@@ -131,13 +139,18 @@ fn rewrite(folder: &Path, log: LogId, now: Timestamp) -> Result<Restored, StoreE
     })
 }
 
-fn successor(old: &LogIdentity, log: LogId) -> Result<LogIdentity, StoreError> {
+fn successor(
+    old: &LogIdentity,
+    log: LogId,
+    above: Option<Generation>,
+) -> Result<LogIdentity, StoreError> {
     if log == old.log {
         return Err(StoreError::Failed(
             "a restored store needs a log id of its own".into(),
         ));
     }
-    let generation = old.generation.checked_add(1);
+    let newest = above.map_or(0, Generation::get).max(old.generation);
+    let generation = newest.checked_add(1);
     let generation =
         generation.ok_or_else(|| StoreError::Failed("there is no further generation".into()))?;
     Ok(LogIdentity {

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use taskmint_model::{Actor, Cause, EndTrace, JoinToken, State};
-use taskmint_status::{LogId, Status};
+use taskmint_status::{Generation, LogId, Status};
 use taskmint_store::conformance::sample::{self, BUCKET, HOUR, NOW};
 use taskmint_store::{
     Change, Commit, Commits, Journal, Log, Registry, StoreError, Tasks, check_audit,
@@ -65,7 +65,7 @@ async fn a_restored_store_is_another_log_whose_tasks_all_ended() {
     );
     drop(store);
 
-    let restored = restore(&backup, &into, NEW, NOW).unwrap();
+    let restored = restore(&backup, &into, (NEW, None), NOW).unwrap();
     assert_eq!((restored.ended, restored.tokens), (1, 1));
     let store = open(&into);
     let identity = store.identity();
@@ -148,22 +148,33 @@ async fn backups_and_restores_overwrite_nothing() {
     assert!(matches!(again, Err(StoreError::Failed(_))), "{again:?}");
     drop(store);
 
-    let same = restore(&backup, &into, OLD, NOW);
+    let same = restore(&backup, &into, (OLD, None), NOW);
     assert!(matches!(same, Err(StoreError::Failed(_))), "{same:?}");
     assert!(
         !into.exists() && !into.with_extension("partial").exists(),
         "nothing half is left"
     );
-    restore(&backup, &into, NEW, NOW).unwrap();
-    let onto = restore(&backup, &into, LogId([9; 8]), NOW);
+    restore(&backup, &into, (NEW, None), NOW).unwrap();
+    let onto = restore(&backup, &into, (LogId([9; 8]), None), NOW);
     assert!(matches!(onto, Err(StoreError::Failed(_))), "{onto:?}");
     // The backup was not touched: it restores as often as needed.
-    let twice = restore(&backup, &folder.path().join("twice"), LogId([9; 8]), NOW).unwrap();
+    let again = |name: &str, above| {
+        let into = folder.path().join(name);
+        restore(&backup, &into, (LogId([9; 8]), above), NOW)
+    };
+    let twice = again("twice", None).unwrap();
     assert_eq!((twice.identity.generation, twice.ended), (2, 1));
+    // Where somebody has seen what the one before has made, it is above that.
+    for (above, made) in [(2, 3), (1, 2), (200, 201)] {
+        let restored = again(&format!("above{above}"), Generation::new(above)).unwrap();
+        assert_eq!(restored.identity.generation, made);
+    }
+    let last = again("last", Generation::new(255));
+    assert!(matches!(last, Err(StoreError::Failed(_))), "{last:?}");
     let nothing = restore(
         &folder.path().join("nothing"),
         &folder.path().join("x"),
-        NEW,
+        (NEW, None),
         NOW,
     );
     assert!(matches!(nothing, Err(StoreError::Failed(_))), "{nothing:?}");

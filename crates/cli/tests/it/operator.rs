@@ -155,10 +155,12 @@ fn what_was_signed_without_a_record_is_named() {
     assert_eq!(dev.stop(), Some(0));
     std::fs::rename(&store, at("lost")).unwrap();
     let restored = crate::dev::taskmint()
-        .args(["restore", &at("copy"), &store])
+        .args(["restore", &at("copy"), &store, "--above", "6"])
         .output()
         .unwrap();
     assert!(restored.status.success(), "{restored:?}");
+    let said = String::from_utf8_lossy(&restored.stdout);
+    assert!(said.contains('7'), "a generation above the lost one's: {said}");
     let dev = start();
     let audit = dev.output(&["authority", "audit", "--journal", &journal, "-o", "json"]);
     assert_eq!(audit.status.code(), Some(2));
