@@ -5,6 +5,7 @@
 //! line in [`TARGETS`], and seeds in `corpus/NAME/`; an input that once failed is kept there too.
 
 mod config;
+mod evidence;
 mod fanout;
 mod h2;
 mod id;
@@ -44,6 +45,7 @@ pub const TARGETS: &[Target] = &[
     ("status_serial", status::status_serial),
     ("task_binding", status::task_binding),
     ("task_claim", status::task_claim),
+    ("watch_evidence", evidence::watch_evidence),
     ("watch_frames", watch::watch_frames),
     ("watch_requests", fanout::watch_requests),
     ("wire_begin", wire::wire_begin),
