@@ -70,6 +70,11 @@ pub struct Guard {
 /// `ConnectionAborted`, and the reason in words.
 pub struct Guarded<S> {
     stream: S,
+    closing: Closing,
+}
+
+/// A guard that a task polls.
+pub(crate) struct Closing {
     guard: Arc<Guard>,
     cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
     expiry: Pin<Box<tokio::time::Sleep>>,
@@ -285,14 +290,8 @@ impl Guard {
 
     /// Ties a stream to this connection.
     pub fn guard<S>(self, stream: S) -> Guarded<S> {
-        let cancelled = Box::pin(self.signal.token.clone().cancelled_owned());
-        let expiry = Box::pin(tokio::time::sleep(self.next_look()));
-        Guarded {
-            stream,
-            guard: Arc::new(self),
-            cancelled,
-            expiry,
-        }
+        let closing = Closing::new(self);
+        Guarded { stream, closing }
     }
 
     fn next_look(&self) -> Duration {
@@ -323,22 +322,22 @@ impl Drop for Guard {
     }
 }
 
-impl<S> Guarded<S> {
-    /// The stream inside.
-    pub fn get_ref(&self) -> &S {
-        &self.stream
-    }
-
-    /// What decides over it.
-    pub fn guard(&self) -> &Arc<Guard> {
-        &self.guard
+impl Closing {
+    pub(crate) fn new(guard: Guard) -> Self {
+        let cancelled = Box::pin(guard.signal.token.clone().cancelled_owned());
+        let expiry = Box::pin(tokio::time::sleep(guard.next_look()));
+        Self {
+            guard: Arc::new(guard),
+            cancelled,
+            expiry,
+        }
     }
 
     /// Ready once the connection has to be closed; wakes the task when that changes.
-    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Refused> {
         loop {
             if let Some(why) = self.guard.check() {
-                return Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, why));
+                return Poll::Ready(why);
             }
             let cancelled = self.cancelled.as_mut().poll(cx).is_ready();
             if !cancelled {
@@ -347,6 +346,23 @@ impl<S> Guarded<S> {
                 self.expiry.as_mut().reset(next);
             }
         }
+    }
+}
+
+impl<S> Guarded<S> {
+    /// The stream inside.
+    pub fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
+    /// What decides over it.
+    pub fn guard(&self) -> &Arc<Guard> {
+        &self.closing.guard
+    }
+
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let aborted = |why| io::Error::new(io::ErrorKind::ConnectionAborted, why);
+        self.closing.poll(cx).map(aborted)
     }
 }
 
