@@ -14,6 +14,7 @@ mod agent;
 mod apart;
 mod begin;
 mod child;
+mod closing;
 mod compact;
 mod end;
 mod entry;
@@ -65,6 +66,9 @@ enum Command {
     /// Is many watchers: another part.
     #[command(hide = true)]
     Play(fan::Play),
+    /// Is the other ends of connections that get closed: another part.
+    #[command(hide = true)]
+    Peers(closing::Peers),
     /// Is agents and nothing else: another part.
     #[command(hide = true)]
     AgentsAlone(apart::Alone),
@@ -84,7 +88,7 @@ struct Run {
     /// How long each is measured.
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
-    /// Watchers of the fan-out's figures, and processes that an agent holds.
+    /// Watchers of the fan-out's figures, connections that are open, and processes that an agent holds.
     #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     watchers: u32,
     /// Live tasks of `compact`.
@@ -114,16 +118,20 @@ enum Name {
     RevokeCost,
     Fanout,
     FanoutLoad,
+    FanoutReach,
     FanoutRelay,
+    FanoutClients,
+    Keepalive,
     WatcherMemory,
     Receipt,
+    Closing,
     Kill,
     Compact,
     All,
 }
 
 impl Name {
-    const EACH: [Self; 23] = [
+    const EACH: [Self; 27] = [
         Self::Begin,
         Self::BeginCrowd,
         Self::MintUnary,
@@ -142,9 +150,13 @@ impl Name {
         Self::RevokeCost,
         Self::Fanout,
         Self::FanoutLoad,
+        Self::FanoutReach,
         Self::FanoutRelay,
+        Self::FanoutClients,
+        Self::Keepalive,
         Self::WatcherMemory,
         Self::Receipt,
+        Self::Closing,
         Self::Kill,
         Self::Compact,
     ];
@@ -173,10 +185,20 @@ impl Name {
             Self::RevokeCost => "one end where 1,000,000 have ended, against where 1,000 have",
             Self::Fanout => "one end a second -> the last of 10,000 watchers, against plain tonic",
             Self::FanoutLoad => "100 and 1,000 ends a second to 10,000 watchers",
+            Self::FanoutReach => "how many watchers 100 and 1,000 ends a second reach in time",
             Self::FanoutRelay => "one end a second to 200 agents, against all watchers directly",
+            Self::FanoutClients => {
+                "tonic's clients, and windows of 4 KiB, beside ordinary watchers"
+            }
+            Self::Keepalive => {
+                "10,000 idle watchers: what pings cost, and how soon dead ones are found"
+            }
             Self::WatcherMemory => "memory of a watcher: idle, under load, and never reading",
             Self::Receipt => {
                 "complete --wait with 10,000 watchers, and with as many behind 200 agents"
+            }
+            Self::Closing => {
+                "an end, or notAfter -> the last connection closed, among 10,000 open ones"
             }
             Self::Kill => {
                 "kill -9 of a holder -> refused elsewhere, and an agent that holds 10,000"
@@ -217,9 +239,13 @@ impl Name {
             Self::RevokeCost => status::revoke_cost(span).await,
             Self::Fanout => fan::fanout(span, watchers),
             Self::FanoutLoad => fan::load(span, watchers),
+            Self::FanoutReach => fan::reach(span, watchers),
             Self::FanoutRelay => fan::relay(span, watchers),
+            Self::FanoutClients => fan::clients(span, watchers),
+            Self::Keepalive => fan::keepalive(span, watchers),
             Self::WatcherMemory => fan::memory(span, watchers),
             Self::Receipt => receipt::measure(span, watchers).await,
+            Self::Closing => closing::measure(watchers).await,
             Self::Kill => kill::measure(span, watchers).await,
             Self::Compact => compact::measure(span, tasks).await,
             Self::All => Ok(Vec::new()),
@@ -233,6 +259,7 @@ fn main() -> ExitCode {
         Command::Run(run) => run.run(),
         Command::Stage(stage) => stage.run(),
         Command::Play(play) => play.run(),
+        Command::Peers(peers) => peers.run(),
         Command::AgentsAlone(agents) => agents.run(),
         Command::CompactAlone(issuer) => issuer.run(),
     };
@@ -304,7 +331,8 @@ mod tests {
         assert_eq!(
             names.join(" "),
             "begin begin-64 mint-unary mint-batch jwt-batch signer-tax durability fair rotation end entry entries \
-             startup cold-sync check revoke-cost fanout fanout-load fanout-relay watcher-memory receipt kill compact"
+             startup cold-sync check revoke-cost fanout fanout-load fanout-reach fanout-relay fanout-clients keepalive \
+             watcher-memory receipt closing kill compact"
         );
     }
 }

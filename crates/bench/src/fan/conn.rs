@@ -14,7 +14,7 @@ const UNACKNOWLEDGED: u64 = 1_000;
 
 /// Octets that an ordinary client lets be on their way to it (RFC 9113, 6.9.2); it makes room again
 /// once it has taken half of them.
-const WINDOW: u32 = 65_535;
+pub(crate) const WINDOW: u32 = 65_535;
 
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
@@ -24,11 +24,18 @@ pub(crate) struct Conn {
     pub(crate) link: Link,
     /// It gets numbers, and says nothing.
     is_raw: bool,
-    /// Octets that it has taken since it last made room.
+    /// Octets that it lets be on their way, and those that it has taken since it last made room.
+    window: u32,
     taken: u32,
     /// The part of a frame that came so far, and that of a message.
     frames: Vec<u8>,
     message: Vec<u8>,
+    pub(crate) cursor: Cursor,
+}
+
+/// Where a watcher stands.
+#[derive(Default)]
+pub(crate) struct Cursor {
     /// What it has applied.
     pub(crate) position: Option<u64>,
     /// Where its records end.
@@ -52,9 +59,9 @@ pub(crate) fn data(payload: &[u8]) -> Vec<u8> {
     frame(0, 0, 1, payload)
 }
 
-/// What a client says first: its settings, all as they are by default, and a gRPC call that opens a
-/// watch.
-fn greeting(name: &str) -> Vec<u8> {
+/// What a client says first: its settings, all but the window of a stream as they are by default,
+/// and a gRPC call that opens a watch.
+fn greeting(name: &str, window: u32) -> Vec<u8> {
     let mut headers = Vec::new();
     for (name, value) in [
         (":method", "POST"),
@@ -75,7 +82,8 @@ fn greeting(name: &str) -> Vec<u8> {
         ..wire::Open::default()
     });
     let mut octets = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    octets.extend(frame(4, 0, 0, &[]));
+    let [a, b, c, d] = window.to_be_bytes();
+    octets.extend(frame(4, 0, 0, &[0, 4, a, b, c, d]));
     octets.extend(frame(1, 4, 1, &headers));
     octets.extend(data(&said_message(open)));
     octets
@@ -100,19 +108,18 @@ fn with_rest(
 
 impl Conn {
     /// Connects, and asks for the log.
-    pub(crate) fn open(to: To<'_>, name: &str) -> anyhow::Result<Self> {
+    pub(crate) fn open(to: To<'_>, name: &str, window: u32) -> anyhow::Result<Self> {
         let mut conn = Self {
             link: Link::open(to)?,
             is_raw: matches!(to, To::Bare(_)),
+            window,
             taken: 0,
             frames: Vec::new(),
             message: Vec::new(),
-            position: None,
-            end: None,
-            acknowledged: 0,
+            cursor: Cursor::default(),
         };
         if !conn.is_raw {
-            conn.link.say(&greeting(name))?;
+            conn.link.say(&greeting(name, window))?;
         }
         Ok(conn)
     }
@@ -175,7 +182,7 @@ impl Conn {
     /// Lets as much more come as was taken, in the stream and in the connection.
     fn make_room(&mut self, taken: usize) -> anyhow::Result<()> {
         self.taken += u32::try_from(taken)?;
-        if self.taken < WINDOW / 2 {
+        if self.taken < self.window / 2 {
             return Ok(());
         }
         let taken = std::mem::take(&mut self.taken).to_be_bytes();
@@ -192,14 +199,43 @@ impl Conn {
                 break;
             };
             let said = ledger.hear(message)?;
-            self.apply(said, ledger, now)?;
+            if self.cursor.apply(said, ledger, now)? {
+                self.acknowledge(ledger)?;
+            }
             left = rest;
         }
         Ok(octets.len() - left.len())
     }
 
-    /// Nothing may be missing, nothing may come twice.
-    fn apply(&mut self, said: Said, ledger: &mut Ledger, now: u64) -> anyhow::Result<()> {
+    /// Acknowledges what it has applied since the last time.
+    pub(crate) fn acknowledge(&mut self, ledger: &mut Ledger) -> anyhow::Result<()> {
+        match self.cursor.due() {
+            Some(position) if !self.is_raw => self.link.say(ledger.acknowledgement(position)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes whole messages of the raw floor; how many octets they were.
+    fn take_raw(&mut self, octets: &[u8], ledger: &mut Ledger, now: u64) -> anyhow::Result<usize> {
+        for message in octets.chunks_exact(RAW) {
+            let number = message.first_chunk::<8>().context("a short message")?;
+            let sequence = u64::from_be_bytes(*number);
+            ledger.raw(sequence)?;
+            let old = self.cursor.position.replace(sequence);
+            ledger.stands(old, sequence, now)?;
+        }
+        Ok(octets.len() - octets.len() % RAW)
+    }
+}
+
+impl Cursor {
+    /// Nothing may be missing, nothing may come twice. Whether an acknowledgement can't wait.
+    pub(crate) fn apply(
+        &mut self,
+        said: Said,
+        ledger: &mut Ledger,
+        now: u64,
+    ) -> anyhow::Result<bool> {
         match said {
             Said::Checkpoint(sequence) => self.end = Some(sequence),
             Said::Delta { first, last } => {
@@ -222,34 +258,18 @@ impl Conn {
                 let old = self.position.replace(sequence);
                 ensure!(old <= Some(sequence), "a head that leads back");
                 ledger.stands(old, sequence, now)?;
-                if prompt || sequence >= self.acknowledged + UNACKNOWLEDGED {
-                    self.acknowledge(ledger)?;
-                }
+                return Ok(prompt || sequence >= self.acknowledged + UNACKNOWLEDGED);
             }
         }
-        Ok(())
+        Ok(false)
     }
 
-    /// Acknowledges what it has applied since the last time.
-    pub(crate) fn acknowledge(&mut self, ledger: &mut Ledger) -> anyhow::Result<()> {
-        match self.position {
-            Some(position) if position > self.acknowledged && !self.is_raw => {
-                self.acknowledged = position;
-                self.link.say(ledger.acknowledgement(position))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Takes whole messages of the raw floor; how many octets they were.
-    fn take_raw(&mut self, octets: &[u8], ledger: &mut Ledger, now: u64) -> anyhow::Result<usize> {
-        for message in octets.chunks_exact(RAW) {
-            let number = message.first_chunk::<8>().context("a short message")?;
-            let sequence = u64::from_be_bytes(*number);
-            ledger.raw(sequence)?;
-            let old = self.position.replace(sequence);
-            ledger.stands(old, sequence, now)?;
-        }
-        Ok(octets.len() - octets.len() % RAW)
+    /// What it has applied since it was last asked, to be acknowledged.
+    pub(crate) fn due(&mut self) -> Option<u64> {
+        let position = self
+            .position
+            .filter(|position| *position > self.acknowledged)?;
+        self.acknowledged = position;
+        Some(position)
     }
 }

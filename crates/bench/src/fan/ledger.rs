@@ -260,17 +260,22 @@ impl Ledger {
     pub(crate) fn acknowledgement(&mut self, sequence: u64) -> &[u8] {
         self.phase.acknowledgements += 1;
         if self.acknowledgement.0 != sequence || self.acknowledgement.1.is_empty() {
-            let at = self.base.and_then(|base| sequence.checked_sub(base));
-            let hash = at.and_then(|at| self.hashes.get(usize::try_from(at).ok()?));
-            let hash = hash.map_or_else(Vec::new, |hash| hash.0.to_vec());
-            let said = watch_request::Message::Acknowledge(wire::Acknowledge {
-                sequence,
-                log_hash: hash.into(),
-                ..wire::Acknowledge::default()
-            });
-            self.acknowledgement = (sequence, super::conn::data(&said_message(said)));
+            let said = super::conn::data(&said_message(self.applied(sequence)));
+            self.acknowledgement = (sequence, said);
         }
         &self.acknowledgement.1
+    }
+
+    /// An acknowledgement as a message.
+    pub(crate) fn applied(&self, sequence: u64) -> watch_request::Message {
+        let at = self.base.and_then(|base| sequence.checked_sub(base));
+        let hash = at.and_then(|at| self.hashes.get(usize::try_from(at).ok()?));
+        let hash = hash.map_or_else(Vec::new, |hash| hash.0.to_vec());
+        watch_request::Message::Acknowledge(wire::Acknowledge {
+            sequence,
+            log_hash: hash.into(),
+            ..wire::Acknowledge::default()
+        })
     }
 
     /// What was measured since the last report.

@@ -1,6 +1,8 @@
-//! `fanout`, `fanout-load`, `fanout-relay` and `watcher-memory`: one log, ten thousand watchers.
+//! `fanout`, `fanout-load`, `fanout-reach`, `fanout-relay`, `fanout-clients`, `keepalive` and
+//! `watcher-memory`: one log, ten thousand watchers.
 
 mod conn;
+mod grpc;
 mod ledger;
 mod link;
 mod log;
@@ -14,7 +16,10 @@ use anyhow::{Context as _, bail};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 
-pub(crate) use play::{Play, write_credentials};
+pub(crate) use ledger::now;
+pub(crate) use link::{Link, To};
+pub(crate) use play::{Play, read_credentials, write_credentials};
+use stage::Kind;
 pub(crate) use stage::{Design, Player, Stage};
 
 use crate::figure::{Bar, Figure};
@@ -28,6 +33,15 @@ pub(crate) const AGENTS: usize = 200;
 
 /// Those that never read.
 const DEAF: usize = 500;
+
+/// Watchers of another kind, and as many ordinary ones beside them.
+const BESIDE: usize = 2_000;
+
+/// Watchers that `fanout-reach` begins with.
+const REACHED: usize = 1_000;
+
+/// How long watchers are left alone, in seconds: each is asked twice whether it is there.
+const IDLE: f64 = 40.0;
 
 /// Lets this process have as many descriptors as it may.
 pub(crate) fn raise_limit() -> anyhow::Result<()> {
@@ -49,13 +63,7 @@ pub(crate) fn within_limit(asked: usize) -> usize {
 }
 
 fn stage(design: Design, watchers: usize, phases: &[String]) -> anyhow::Result<Value> {
-    Stage {
-        design,
-        watchers,
-        deaf: 0,
-        phase: phases.to_vec(),
-    }
-    .apart()
+    Stage::of(design, watchers, phases).apart()
 }
 
 /// A number of a report, by its pointer.
@@ -66,8 +74,12 @@ fn number(report: &Value, at: &str) -> anyhow::Result<f64> {
 
 /// Event until the last has heard of it, in a phase.
 fn lasts(report: &Value, phase: usize) -> anyhow::Result<Samples> {
-    let found = report.pointer(&format!("/phases/{phase}/last_ns"));
-    let Some(Value::Array(found)) = found else {
+    lasts_at(report, &format!("/phases/{phase}"))
+}
+
+/// The same of any player's report.
+fn lasts_at(report: &Value, at: &str) -> anyhow::Result<Samples> {
+    let Some(Value::Array(found)) = report.pointer(&format!("{at}/last_ns")) else {
         bail!("nothing was measured");
     };
     let mut samples = Samples::default();
@@ -190,6 +202,172 @@ pub(crate) fn load(span: Duration, watchers: usize) -> anyhow::Result<Vec<Figure
     ])
 }
 
+/// A bound on what a number of watchers hears, for [`reach`].
+struct Heard {
+    watchers: usize,
+    figures: [f64; 4],
+}
+
+const REACH: [(&str, &str, f64); 4] = [
+    ("100/s, last, p99", "ms", 300.0),
+    ("1,000/s, age p50", "ms", 50.0),
+    ("1,000/s, age p99", "ms", 300.0),
+    ("1,000/s, memory growth", "%", 5.0),
+];
+
+impl Heard {
+    fn measure(span: Duration, watchers: usize) -> anyhow::Result<Self> {
+        let seconds = span.as_secs().max(2);
+        let phases = [format!("100:{seconds}"), format!("1000:{seconds}")];
+        let report = stage(Design::Fanout, watchers, &phases)?;
+        let of = |what: &str| number(&report, &format!("/phases/1/{what}"));
+        let before = of("memory_before")?;
+        let figures = [
+            lasts(&report, 0)?.percentile(99.0)?,
+            of("age_p50_ns")? / 1e6,
+            of("age_p99_ns")? / 1e6,
+            (of("memory_peak")? - before) / before * 100.0,
+        ];
+        Ok(Self { watchers, figures })
+    }
+
+    /// Whether the bars at 100 ends a second are reached, and those at 1,000.
+    fn holds(&self) -> (bool, bool) {
+        let mut each = self.figures.iter().zip(REACH);
+        let mut next = || {
+            each.next()
+                .is_some_and(|(value, (_, _, most))| *value <= most)
+        };
+        (next(), next() & next() & next())
+    }
+}
+
+/// How many watchers there may be until the bars of `fanout-load` are missed: twice as many each
+/// time.
+pub(crate) fn reach(span: Duration, watchers: usize) -> anyhow::Result<Vec<Figure>> {
+    let most = within_limit(watchers);
+    let (mut figures, mut reached) = (Vec::new(), [0, 0]);
+    let mut asked = REACHED.min(most);
+    loop {
+        let heard = Heard::measure(span, asked)?;
+        for (value, (what, unit, bar)) in heard.figures.iter().zip(REACH) {
+            let name = format!("fanout-reach, {asked} watchers, {what}");
+            figures.push(Figure::new(name, *value, unit).bar(Bar::AtMost(bar)));
+        }
+        let (slow, fast) = heard.holds();
+        let [of_slow, of_fast] = &mut reached;
+        if slow {
+            *of_slow = heard.watchers;
+        }
+        if fast {
+            *of_fast = heard.watchers;
+        }
+        if asked == most || !(slow || fast) {
+            break;
+        }
+        asked = most.min(asked * 2);
+    }
+    for (most, rate) in reached.into_iter().zip(["100", "1,000"]) {
+        let name = format!("fanout-reach, watchers that {rate} ends a second reach in time");
+        figures.push(Figure::new(name, most as f64, ""));
+    }
+    Ok(figures)
+}
+
+/// Real gRPC clients, and those with small windows, beside ordinary watchers.
+pub(crate) fn clients(span: Duration, watchers: usize) -> anyhow::Result<Vec<Figure>> {
+    let each = BESIDE.min(within_limit(watchers) / 2).max(1);
+    let seconds = span.as_secs().max(2);
+    let phases = [format!("1:{seconds}"), format!("100:{seconds}")];
+    let beside = |kind, phases: &[String]| {
+        Stage {
+            kind: Some(kind),
+            others: each,
+            ..Stage::of(Design::Fanout, each, phases)
+        }
+        .apart()
+    };
+    let [once, _] = &phases;
+    let grpc = beside(Kind::Grpc, std::slice::from_ref(once))?;
+    let narrow = beside(Kind::Narrow, &phases)?;
+    let plain = stage(Design::Fanout, 2 * each, &phases)?;
+    let mut figures = Vec::new();
+    for percent in [50.0, 99.0] {
+        let last = |report, at: &str| lasts_at(report, at)?.percentile(percent);
+        let mut figure = |what: String, value, beside, floor| {
+            let name = format!("fanout-clients, {what}, last, p{percent}");
+            figures.push(Figure::new(name, value, "ms").floor(beside, floor));
+        };
+        figure(
+            format!("{each} of tonic's"),
+            last(&grpc, "/phases/0/others")?,
+            "as many played ones beside them",
+            last(&grpc, "/phases/0")?,
+        );
+        for (phase, rate) in [(0, 1), (1, 100)] {
+            let at = format!("/phases/{phase}");
+            let all = last(&plain, &at)?;
+            figure(
+                format!("{each} with windows of 4 KiB, {rate}/s"),
+                last(&narrow, &format!("{at}/others"))?,
+                "twice as many ordinary ones",
+                all,
+            );
+            figure(
+                format!("{each} beside those, {rate}/s"),
+                last(&narrow, &at)?,
+                "twice as many ordinary ones",
+                all,
+            );
+        }
+    }
+    Ok(figures)
+}
+
+/// What it costs to ask idle watchers whether they are there, and how soon those are found who are
+/// not: a tenth of them.
+pub(crate) fn keepalive(span: Duration, watchers: usize) -> anyhow::Result<Vec<Figure>> {
+    let watchers = within_limit(watchers).max(10);
+    let dead = watchers / 10;
+    let idle = format!("0:{IDLE}");
+    let quiet = Stage {
+        no_pings: true,
+        ..Stage::of(Design::Fanout, watchers, std::slice::from_ref(&idle))
+    };
+    let quiet = quiet.apart()?;
+    let phases = [idle, format!("1:{}", span.as_secs().max(2))];
+    let report = Stage {
+        kind: Some(Kind::Frozen),
+        others: dead,
+        ..Stage::of(Design::Fanout, watchers - dead, &phases)
+    };
+    let report = report.apart()?;
+    // Milliseconds of a second.
+    let cost = |report| anyhow::Ok(number(report, "/phases/0/server_cpu_us")? / 1000.0 / IDLE);
+    let seconds = |at: &str| anyhow::Ok(number(&report, at)? / 1000.0);
+    let (before, meanwhile) = (lasts(&report, 1)?, lasts_at(&report, "/found/meanwhile")?);
+    let mut figures = vec![
+        Figure::new(
+            format!("keepalive of {watchers} idle, processor time a second"),
+            cost(&report)?,
+            "ms",
+        )
+        .floor("without pings", cost(&quiet)?),
+        Figure::new(
+            format!("keepalive, {dead} frozen, the first found"),
+            seconds("/found/first_ms")?,
+            "s",
+        ),
+        Figure::new("keepalive, the last found", seconds("/found/all_ms")?, "s"),
+    ];
+    for percent in [50.0, 99.0] {
+        let name = format!("keepalive, last of the living meanwhile, p{percent}");
+        let figure = Figure::new(name, meanwhile.percentile(percent)?, "ms");
+        figures.push(figure.floor("before", before.percentile(percent)?));
+    }
+    Ok(figures)
+}
+
 pub(crate) fn memory(span: Duration, watchers: usize) -> anyhow::Result<Vec<Figure>> {
     let watchers = within_limit(watchers);
     let phases = [format!("100:{}", span.as_secs().max(2))];
@@ -199,10 +377,8 @@ pub(crate) fn memory(span: Duration, watchers: usize) -> anyhow::Result<Vec<Figu
     let deaf_stage = |design| {
         let phase = vec![format!("1000:{}", span.as_secs().max(2))];
         Stage {
-            design,
-            watchers: 50,
             deaf,
-            phase,
+            ..Stage::of(design, 50, &phase)
         }
         .apart()
     };

@@ -18,7 +18,8 @@ use taskmint_model::SystemClock;
 use taskmint_verifier::Trust;
 use taskmint_verifier::tls::{Identity, authorize, client_config};
 
-use super::conn::Conn;
+use super::conn::{Conn, WINDOW};
+use super::grpc;
 use super::ledger::{Ledger, now};
 use super::link::To;
 
@@ -27,34 +28,40 @@ const TICK: Duration = Duration::from_millis(10);
 const TICKS: u64 = 100;
 
 /// How long those who lag may take to catch up.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Plays watchers.
 #[derive(Debug, Args)]
 pub(crate) struct Play {
     #[arg(long)]
-    address: Option<SocketAddr>,
+    pub(super) address: Option<SocketAddr>,
     /// Sockets of this machine instead: the watchers are spread over them.
     #[arg(long, conflicts_with_all = ["address", "raw"])]
     socket: Vec<PathBuf>,
     /// How many that read.
     #[arg(long)]
-    watchers: usize,
+    pub(super) watchers: usize,
     /// How many that never do.
     #[arg(long)]
     deaf: usize,
     /// Without TLS and HTTP/2.
     #[arg(long)]
     raw: bool,
+    /// Each is a client of tonic's.
+    #[arg(long, conflicts_with_all = ["raw", "socket"])]
+    grpc: bool,
+    /// Octets that a watcher lets be on their way to it.
+    #[arg(long, default_value_t = WINDOW)]
+    window: u32,
     /// Watchers on their way in at the same time.
     #[arg(long, default_value_t = 128)]
-    coming: usize,
+    pub(super) coming: usize,
     /// Gaps are let pass.
     #[arg(long)]
     lossy: bool,
     /// Where credentials are, and the times of events.
     #[arg(long)]
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
 }
 
 struct Player {
@@ -85,7 +92,8 @@ pub(crate) fn write_credentials(
     Ok(())
 }
 
-fn read_credentials(folder: &Path) -> anyhow::Result<ClientConfig> {
+/// The same as a client.
+pub(crate) fn read_credentials(folder: &Path) -> anyhow::Result<ClientConfig> {
     let identity = Identity::new();
     let leaf = CertificateDer::from(fs::read(folder.join("leaf.der"))?);
     identity.set(vec![leaf], &fs::read(folder.join("key.der"))?)?;
@@ -105,6 +113,9 @@ impl Play {
     /// all stand there, a line of JSON.
     pub(crate) fn run(self) -> anyhow::Result<()> {
         super::raise_limit()?;
+        if self.grpc {
+            return grpc::run(&self);
+        }
         let tls = match self.raw || !self.socket.is_empty() {
             true => None,
             false => Some(Arc::new(read_credentials(&self.folder)?)),
@@ -141,7 +152,7 @@ impl Play {
     }
 }
 
-fn say(line: &str) -> anyhow::Result<()> {
+pub(super) fn say(line: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}")?;
     Ok(out.flush()?)
@@ -153,7 +164,7 @@ impl Player {
         while self.conns.len() < all || self.coming > 0 {
             while self.conns.len() < all && self.coming < self.spec.coming {
                 let number = self.conns.len();
-                let conn = Conn::open(self.to(number)?, &format!("w{number}"))?;
+                let conn = Conn::open(self.to(number)?, &format!("w{number}"), self.spec.window)?;
                 let data = epoll::EventData::new_u64(number as u64);
                 epoll::add(&self.epoll, &conn.link, data, epoll::EventFlags::IN)?;
                 self.conns.push(conn);
@@ -219,7 +230,7 @@ impl Player {
         let is_deaf = number >= self.spec.watchers;
         let conn = self.conns.get_mut(number).context("nobody")?;
         let was_blocked = conn.link.is_blocked();
-        let was_in = conn.position.is_some();
+        let was_in = conn.cursor.position.is_some();
         if was_blocked {
             conn.link.flush()?;
         }
@@ -228,7 +239,7 @@ impl Player {
             self.coming -= 1;
             return Ok(epoll::delete(&self.epoll, &conn.link)?);
         }
-        if !is_deaf && !was_in && conn.position.is_some() {
+        if !is_deaf && !was_in && conn.cursor.position.is_some() {
             self.coming -= 1;
         }
         let is_blocked = conn.link.is_blocked();

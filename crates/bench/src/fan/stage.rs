@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, ValueEnum};
+use rustix::process::{Pid, Signal, kill_process};
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
-use taskmint_fanout::{Fanout, Feed, Settings, Tls, listen};
+use taskmint_fanout::{Fanout, Feed, Metrics, Settings, Tls, listen};
 use taskmint_id::{Bundle, BundleSet, SpiffeId, TrustDomain, X509Authority};
 use taskmint_model::{Clock as _, SystemClock, SystemEntropy};
 use taskmint_testkit::TestCa;
@@ -44,6 +45,17 @@ pub(crate) enum Design {
     Raw,
 }
 
+/// Watchers of another kind, in a process of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// Clients of tonic's.
+    Grpc,
+    /// Those that let 4 KiB be on their way.
+    Narrow,
+    /// Those that are stopped in the end, and never hang up.
+    Frozen,
+}
+
 /// Measures one design.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Stage {
@@ -53,12 +65,31 @@ pub(crate) struct Stage {
     pub(crate) watchers: usize,
     #[arg(long, default_value_t = 0)]
     pub(crate) deaf: usize,
+    /// What others there are, and how many.
+    #[arg(long, requires = "others")]
+    pub(crate) kind: Option<Kind>,
+    #[arg(long, default_value_t = 0)]
+    pub(crate) others: usize,
+    /// No peer is asked whether it is there.
+    #[arg(long)]
+    pub(crate) no_pings: bool,
     /// Ends per second, a colon, seconds.
     #[arg(long)]
     pub(crate) phase: Vec<String>,
 }
 
+/// How long those who are dead may take to be noticed.
+const NOTICED: Duration = Duration::from_secs(120);
+
 type Tell = Box<dyn FnMut(Event) -> anyhow::Result<()>>;
+
+/// A design at work.
+struct Started {
+    address: SocketAddr,
+    tell: Tell,
+    /// What the fan-out counts.
+    metrics: Arc<Metrics>,
+}
 
 /// A player; killed when dropped.
 pub(crate) struct Player {
@@ -112,6 +143,11 @@ impl Player {
         self.input.flush()?;
         Ok(serde_json::from_str(&self.line()?)?)
     }
+
+    /// Stops all its watchers: they answer nothing any more, and don't hang up.
+    fn freeze(&self) -> anyhow::Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::STOP)?)
+    }
 }
 
 impl Drop for Player {
@@ -146,6 +182,19 @@ impl Peak {
 }
 
 impl Stage {
+    /// So many ordinary watchers.
+    pub(crate) fn of(design: Design, watchers: usize, phases: &[String]) -> Self {
+        Self {
+            design,
+            watchers,
+            deaf: 0,
+            kind: None,
+            others: 0,
+            no_pings: false,
+            phase: phases.to_vec(),
+        }
+    }
+
     /// Runs it in a process of its own.
     pub(crate) fn apart(&self) -> anyhow::Result<Value> {
         let mut command = Command::new(std::env::current_exe()?);
@@ -153,14 +202,23 @@ impl Stage {
         command.args(["stage", "--design", design.get_name()]);
         command.args(["--watchers", &self.watchers.to_string()]);
         command.args(["--deaf", &self.deaf.to_string()]);
+        command.args(["--others", &self.others.to_string()]);
+        if let Some(kind) = self.kind {
+            let kind = kind.to_possible_value().context("no such kind")?;
+            command.args(["--kind", kind.get_name()]);
+        }
+        if self.no_pings {
+            command.arg("--no-pings");
+        }
         for phase in &self.phase {
             command.args(["--phase", phase]);
         }
         eprintln!(
-            "  {} to {} watchers, and {} that never read: {}",
+            "  {} to {} watchers, {} that never read, and {} others: {}",
             design.get_name(),
             self.watchers,
             self.deaf,
+            self.others,
             self.phase.join(" "),
         );
         let output = command.stderr(Stdio::inherit()).output()?;
@@ -186,19 +244,23 @@ impl Stage {
                 .enable_all()
                 .build()?,
         };
-        let (address, mut tell) = self.start(&runtime, tls, first)?;
+        let mut started = self.start(&runtime, tls, first)?;
         let empty = machine::memory(std::process::id())?;
-        let mut flags = vec![format!("--address={address}")];
+        let mut flags = vec![format!("--address={}", started.address)];
         flags.extend(match self.design {
             Design::Fanout => None,
             Design::Tonic => Some("--lossy".to_owned()),
             Design::Raw => Some("--raw".to_owned()),
         });
         let mut player = Player::start(folder.path(), (self.watchers, self.deaf), &flags)?;
+        let mut others = self.others(folder.path(), flags)?;
         // What handshakes needed is given back, or is not.
         std::thread::sleep(Duration::from_secs(2));
         let idle = machine::memory(std::process::id())?;
         drop(player.report(0)?);
+        if let Some(others) = &mut others {
+            drop(others.report(0)?);
+        }
         let mut phases = Vec::new();
         for phase in &self.phase {
             let (rate, seconds) = phase.split_once(':').context("no rate and seconds")?;
@@ -206,29 +268,38 @@ impl Stage {
             let cpu = machine::own_time();
             let peak = Peak::start();
             let span = Duration::from_secs(seconds.parse()?);
-            let last = publish(&mut writer, &times, &mut tell, rate.parse()?, span)?;
+            let last = publish(&mut writer, &times, &mut started.tell, rate.parse()?, span)?;
             let mut report = player.report(last)?;
+            let of_others = others
+                .as_mut()
+                .map(|others| others.report(last))
+                .transpose()?;
             let cpu = machine::own_time().saturating_sub(cpu);
             let more = [
                 ("server_cpu_us", json!(u64::try_from(cpu.as_micros())?)),
                 ("memory_before", json!(begun)),
                 ("memory_peak", json!(peak.end()?)),
             ];
+            for report in std::iter::once(&report).chain(&of_others) {
+                self.complete(report, last)?;
+            }
             let fields = report.as_object_mut().context("a strange report")?;
             fields.extend(more.map(|(name, value)| (name.to_owned(), value)));
-            let stands = |end: &str| report.get(end).and_then(Value::as_u64);
-            ensure!(
-                self.design == Design::Tonic
-                    || stands("lowest") == Some(last) && stands("highest") == Some(last),
-                "somebody has not heard of all {last} ends: {report}"
-            );
+            fields.insert("others".to_owned(), json!(of_others));
             phases.push(report);
         }
+        let found = match (self.kind, &others) {
+            (Some(Kind::Frozen), Some(others)) => {
+                others.freeze()?;
+                self.find(&mut started, &mut player, (&mut writer, &times))?
+            }
+            _ => Value::Null,
+        };
         let ready = u64::try_from(player.ready.as_millis())?;
         let measured = json!({
-            "ready_ms": ready, "empty": empty, "idle": idle, "phases": phases,
+            "ready_ms": ready, "empty": empty, "idle": idle, "phases": phases, "found": found,
         });
-        drop(player);
+        drop((player, others));
         println!("{measured}");
         runtime.shutdown_background();
         // Ten thousand connections are not worth being closed in good order.
@@ -236,21 +307,89 @@ impl Stage {
         std::process::exit(0)
     }
 
+    /// Starts those of another kind, if there are any.
+    fn others(&self, folder: &Path, mut flags: Vec<String>) -> anyhow::Result<Option<Player>> {
+        let Some(kind) = self.kind else {
+            return Ok(None);
+        };
+        flags.extend(match kind {
+            Kind::Grpc => Some("--grpc".to_owned()),
+            Kind::Narrow => Some("--window=4096".to_owned()),
+            Kind::Frozen => None,
+        });
+        Player::start(folder, (self.others, 0), &flags).map(Some)
+    }
+
+    /// Everybody has heard of everything.
+    fn complete(&self, report: &Value, last: u64) -> anyhow::Result<()> {
+        let stands = |end: &str| report.get(end).and_then(Value::as_u64);
+        ensure!(
+            self.design == Design::Tonic
+                || stands("lowest") == Some(last) && stands("highest") == Some(last),
+            "somebody has not heard of all {last} ends: {report}"
+        );
+        Ok(())
+    }
+
+    /// Ends a task a second until the server has noticed all who are dead: when it noticed the
+    /// first and the last of them, and what the living heard meanwhile.
+    fn find(
+        &self,
+        started: &mut Started,
+        player: &mut Player,
+        (writer, times): (&mut Writer, &File),
+    ) -> anyhow::Result<Value> {
+        let (metrics, dead) = (Arc::clone(&started.metrics), self.others as u64);
+        let finding = std::thread::spawn(move || {
+            let (begun, mut first) = (Instant::now(), None);
+            while begun.elapsed() < NOTICED {
+                std::thread::sleep(Duration::from_millis(20));
+                let found = metrics.read().silent;
+                if found > 0 && first.is_none() {
+                    first = Some(begun.elapsed());
+                }
+                if found == dead {
+                    return first.zip(Some(begun.elapsed()));
+                }
+            }
+            None
+        });
+        let mut last = 0;
+        while !finding.is_finished() {
+            last = publish(writer, times, &mut started.tell, 1, Duration::from_secs(1))?;
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        let found = finding.join().ok().flatten();
+        let (first, all) = found.context("the dead are not noticed")?;
+        let report = player.report(last)?;
+        self.complete(&report, last)?;
+        Ok(json!({
+            "first_ms": u64::try_from(first.as_millis())?,
+            "all_ms": u64::try_from(all.as_millis())?,
+            "meanwhile": report,
+        }))
+    }
+
     fn start(
         &self,
         runtime: &Runtime,
         tls: rustls::ServerConfig,
         first: Event,
-    ) -> anyhow::Result<(SocketAddr, Tell)> {
+    ) -> anyhow::Result<Started> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
+        let of = |tell: Tell| Started {
+            address,
+            tell,
+            metrics: Arc::default(),
+        };
         if self.design == Design::Raw {
             let raw = Raw::start(listener)?;
             let tell = move |event: Event| {
                 raw.tell(event.head.sequence);
                 Ok(())
             };
-            return Ok((address, Box::new(tell)));
+            return Ok(of(Box::new(tell)));
         }
         listener.set_nonblocking(true)?;
         let _entered = runtime.enter();
@@ -262,26 +401,35 @@ impl Stage {
                 plain.tell(event);
                 Ok(())
             };
-            return Ok((address, Box::new(tell)));
+            return Ok(of(Box::new(tell)));
         }
-        let settings = Settings {
-            connections: self.watchers + self.deaf + 16,
+        let mut settings = Settings {
+            connections: self.watchers + self.deaf + self.others + 16,
             lanes: 2,
             ..Settings::default()
         };
+        if self.no_pings {
+            settings.keepalive = Duration::from_secs(3600);
+        }
         let feed = Feed::new(0, settings.behind);
         feed.publish(&first.records, first.head)?;
         let source = Arc::new(Open);
         let fanout = Fanout::new(source, feed.clone(), settings);
+        let metrics = Arc::clone(fanout.metrics());
         let tls = Tls::new(tls, anybody);
         runtime.spawn(listen(fanout, listener, tls, CancellationToken::new()));
         let tell = move |event: Event| Ok(feed.publish(&event.records, event.head)?);
-        Ok((address, Box::new(tell)))
+        let tell = Box::new(tell);
+        Ok(Started {
+            address,
+            tell,
+            metrics,
+        })
     }
 }
 
 /// Ends tasks at a steady rate. Each counts from when it was due; those that are due at the same
-/// time go out together, under one head. The position of the last.
+/// time go out together, under one head. The position of the last. No rate: lets the time pass.
 fn publish(
     writer: &mut Writer,
     times: &File,
@@ -289,6 +437,10 @@ fn publish(
     rate: u64,
     span: Duration,
 ) -> anyhow::Result<u64> {
+    if rate == 0 {
+        std::thread::sleep(span);
+        return Ok(writer.next() - 1);
+    }
     let all = rate * span.as_secs();
     let (begun, started) = (Instant::now(), now());
     let mut done = 0;
