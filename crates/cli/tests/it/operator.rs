@@ -160,7 +160,10 @@ fn what_was_signed_without_a_record_is_named() {
         .unwrap();
     assert!(restored.status.success(), "{restored:?}");
     let said = String::from_utf8_lossy(&restored.stdout);
-    assert!(said.contains('7'), "a generation above the lost one's: {said}");
+    assert!(
+        said.contains('7'),
+        "a generation above the lost one's: {said}"
+    );
     let dev = start();
     let audit = dev.output(&["authority", "audit", "--journal", &journal, "-o", "json"]);
     assert_eq!(audit.status.code(), Some(2));

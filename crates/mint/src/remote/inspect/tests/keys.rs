@@ -49,7 +49,8 @@ impl Says<'_> {
     fn log_key(&self) -> Vec<u8> {
         let name = CaName::new(&self.trust_domain, self.ca.public()).unwrap();
         let key = self.key.public();
-        name.log_key(self.by, key, &self.serial, self.validity).unwrap()
+        name.log_key(self.by, key, &self.serial, self.validity)
+            .unwrap()
     }
 }
 
@@ -100,11 +101,19 @@ fn log_certificate<'a>(ca: &'a Der, key: &'a Der) -> Says<'a> {
 fn with_log_key(ca: &Der, log: &Der) -> Inspector {
     let inspector = inspector();
     let made = prepared(CA, ca, anchor(ca).anchor(), at(TTL));
-    assert!(prepares(&inspector, KeyKind::Ca { ttl_secs: TTL }, CA, &made));
+    assert!(prepares(
+        &inspector,
+        KeyKind::Ca { ttl_secs: TTL },
+        CA,
+        &made
+    ));
     inspector.activated(CA);
     let made = prepared(LOG_KEY, log, log_certificate(ca, log).log_key(), at(TTL));
     let kind = KeyKind::Log { ttl_secs: 2 * TTL };
-    assert!(prepares(&inspector, kind, LOG_KEY, &made), "it ends with its CA");
+    assert!(
+        prepares(&inspector, kind, LOG_KEY, &made),
+        "it ends with its CA"
+    );
     inspector
 }
 
@@ -119,14 +128,39 @@ fn a_ca_that_is_another_than_was_asked_for_is_not_kept() {
     let second = Duration::from_secs(1);
     let elsewhere = TrustDomain::parse("example.com").unwrap();
     let lies = [
-        Says { trust_domain: elsewhere, ..anchor(&key) },
-        Says { by: &other, ..anchor(&key) },
-        Says { by: &other, key: &other, ..anchor(&key) },
-        Says { serial: ca_serial(NEXT_CA), ..anchor(&key) },
-        Says { validity: (from, to + second), ..anchor(&key) },
-        Says { validity: (from, to - second), ..anchor(&key) },
-        Says { validity: (at(1), to), ..anchor(&key) },
-        Says { validity: (at(0) - Duration::from_secs(3601), to), ..anchor(&key) },
+        Says {
+            trust_domain: elsewhere,
+            ..anchor(&key)
+        },
+        Says {
+            by: &other,
+            ..anchor(&key)
+        },
+        Says {
+            by: &other,
+            key: &other,
+            ..anchor(&key)
+        },
+        Says {
+            serial: ca_serial(NEXT_CA),
+            ..anchor(&key)
+        },
+        Says {
+            validity: (from, to + second),
+            ..anchor(&key)
+        },
+        Says {
+            validity: (from, to - second),
+            ..anchor(&key)
+        },
+        Says {
+            validity: (at(1), to),
+            ..anchor(&key)
+        },
+        Says {
+            validity: (at(0) - Duration::from_secs(3601), to),
+            ..anchor(&key)
+        },
     ];
     for (number, lie) in lies.iter().enumerate() {
         let made = prepared(CA, &key, lie.anchor(), lie.validity.1);
@@ -138,11 +172,26 @@ fn a_ca_that_is_another_than_was_asked_for_is_not_kept() {
     let mut longer = good();
     longer.certificate.push(0);
     assert!(!passes(&longer));
-    assert!(!passes(&Prepared { expires_at: at(TTL + 1), ..good() }));
-    assert!(!passes(&Prepared { id: NEXT_CA, ..good() }));
-    assert!(!passes(&Prepared { key_id: String::new(), ..good() }));
-    assert!(!passes(&Prepared { certificate: Vec::new(), ..good() }));
-    assert!(!passes(&Prepared { spki: other.0.spki(), ..good() }));
+    assert!(!passes(&Prepared {
+        expires_at: at(TTL + 1),
+        ..good()
+    }));
+    assert!(!passes(&Prepared {
+        id: NEXT_CA,
+        ..good()
+    }));
+    assert!(!passes(&Prepared {
+        key_id: String::new(),
+        ..good()
+    }));
+    assert!(!passes(&Prepared {
+        certificate: Vec::new(),
+        ..good()
+    }));
+    assert!(!passes(&Prepared {
+        spki: other.0.spki(),
+        ..good()
+    }));
 }
 
 #[test]
@@ -172,18 +221,39 @@ fn a_log_key_is_certified_by_the_active_ca_and_as_was_asked_for() {
     assert!(passes(&good()));
     let (from, to) = whole();
     let lies = [
-        Says { by: &other, ..good() },
-        Says { by: &other, ca: &other, ..good() },
-        Says { serial: ca_serial(LOG_KEY), ..good() },
-        Says { validity: (from, to + Duration::from_secs(1)), ..good() },
-        Says { validity: (from, at(TTL - 1)), ..good() },
+        Says {
+            by: &other,
+            ..good()
+        },
+        Says {
+            by: &other,
+            ca: &other,
+            ..good()
+        },
+        Says {
+            serial: ca_serial(LOG_KEY),
+            ..good()
+        },
+        Says {
+            validity: (from, to + Duration::from_secs(1)),
+            ..good()
+        },
+        Says {
+            validity: (from, at(TTL - 1)),
+            ..good()
+        },
     ];
     for (number, lie) in lies.iter().enumerate() {
         assert!(!passes(lie), "lie {number}");
     }
     // A CA in its place.
     let anchor = anchor(&log).anchor();
-    assert!(!prepares(&inspector, kind, LOG_KEY, &prepared(LOG_KEY, &log, anchor, at(TTL))));
+    assert!(!prepares(
+        &inspector,
+        kind,
+        LOG_KEY,
+        &prepared(LOG_KEY, &log, anchor, at(TTL))
+    ));
     // Without an active CA there is nothing to hold it against.
     let made = prepared(LOG_KEY, &log, good().log_key(), at(TTL));
     assert!(!prepares(&self::inspector(), kind, LOG_KEY, &made));
@@ -193,11 +263,17 @@ fn a_log_key_is_certified_by_the_active_ca_and_as_was_asked_for() {
 fn another_certificate_of_the_log_key_is_by_the_ca_that_was_named() {
     let (ca, next, log) = (Der::new(20), Der::new(23), Der::new(22));
     let inspector = with_log_key(&ca, &log);
-    let of_next = Says { serial: ca_serial(NEXT_CA), ..anchor(&next) };
+    let of_next = Says {
+        serial: ca_serial(NEXT_CA),
+        ..anchor(&next)
+    };
     let made = prepared(NEXT_CA, &next, of_next.anchor(), at(TTL));
     let kind = KeyKind::Ca { ttl_secs: TTL };
     assert!(prepares(&inspector, kind, NEXT_CA, &made));
-    let request = LogKeyRequest { key: LOG_KEY, by: NEXT_CA };
+    let request = LogKeyRequest {
+        key: LOG_KEY,
+        by: NEXT_CA,
+    };
     let passes = |says: &Says<'_>| inspector.look_at_log_key(request, &says.log_key()).is_ok();
     let good = || log_certificate(&next, &log);
     assert!(passes(&good()));
@@ -206,11 +282,26 @@ fn another_certificate_of_the_log_key_is_by_the_ca_that_was_named() {
     for (number, lie) in [
         log_certificate(&ca, &log),
         Says { by: &ca, ..good() },
-        Says { key: &next, ..good() },
-        Says { serial: ca_serial(LOG_KEY), ..good() },
-        Says { validity: (from, to + Duration::from_secs(1)), ..good() },
-        Says { validity: (from - 11 * year, to), ..good() },
-        Says { validity: (to, from), ..good() },
+        Says {
+            key: &next,
+            ..good()
+        },
+        Says {
+            serial: ca_serial(LOG_KEY),
+            ..good()
+        },
+        Says {
+            validity: (from, to + Duration::from_secs(1)),
+            ..good()
+        },
+        Says {
+            validity: (from - 11 * year, to),
+            ..good()
+        },
+        Says {
+            validity: (to, from),
+            ..good()
+        },
     ]
     .iter()
     .enumerate()
@@ -219,7 +310,11 @@ fn another_certificate_of_the_log_key_is_by_the_ca_that_was_named() {
     }
     assert!(inspector.look_at_log_key(request, &[]).is_err());
     let unknown = LogKeyRequest { by: JWT, ..request };
-    assert!(inspector.look_at_log_key(unknown, &good().log_key()).is_err());
+    assert!(
+        inspector
+            .look_at_log_key(unknown, &good().log_key())
+            .is_err()
+    );
 }
 
 #[test]
@@ -231,13 +326,32 @@ fn keys_without_a_certificate_are_what_they_are_called() {
     };
     let passes = |made: &Prepared| prepares(&inspector(), KeyKind::Jwt, JWT, made);
     assert!(passes(&jwt()));
-    assert!(!passes(&Prepared { spki: other.0.spki(), ..jwt() }));
-    assert!(!passes(&Prepared { spki: Vec::new(), ..jwt() }));
-    assert!(!passes(&Prepared { expires_at: at(1), ..jwt() }));
-    assert!(!passes(&Prepared { certificate: anchor(&key).anchor(), ..jwt() }));
-    let grant = || Prepared { spki: Vec::new(), key_id: JWT.to_string(), ..jwt() };
+    assert!(!passes(&Prepared {
+        spki: other.0.spki(),
+        ..jwt()
+    }));
+    assert!(!passes(&Prepared {
+        spki: Vec::new(),
+        ..jwt()
+    }));
+    assert!(!passes(&Prepared {
+        expires_at: at(1),
+        ..jwt()
+    }));
+    assert!(!passes(&Prepared {
+        certificate: anchor(&key).anchor(),
+        ..jwt()
+    }));
+    let grant = || Prepared {
+        spki: Vec::new(),
+        key_id: JWT.to_string(),
+        ..jwt()
+    };
     let passes = |made: &Prepared| prepares(&inspector(), KeyKind::Grant, JWT, made);
     assert!(passes(&grant()));
     assert!(!passes(&jwt()));
-    assert!(!passes(&Prepared { key_id: CA.to_string(), ..grant() }));
+    assert!(!passes(&Prepared {
+        key_id: CA.to_string(),
+        ..grant()
+    }));
 }
