@@ -23,10 +23,12 @@ pub(crate) async fn measure(span: Duration, watchers: usize) -> anyhow::Result<V
     let watchers = fan::within_limit(watchers);
     let heard = fan::worst(watchers, span.as_secs().clamp(5, 20))?;
     let mut figures = Vec::new();
+    let mut directly = None;
     for agents in [0, AGENTS.min(watchers)] {
         let Waited {
             receipts,
             heads,
+            processor,
             back,
         } = Crowd { watchers, agents }.wait(span).await?;
         let name = match agents {
@@ -49,6 +51,12 @@ pub(crate) async fn measure(span: Duration, watchers: usize) -> anyhow::Result<V
                 "ms",
             ),
         ]);
+        let name = format!("{name}, the server's processor time of an end");
+        let figure = Figure::new(name, processor.as_secs_f64() * 1000.0, "ms");
+        figures.push(match directly.replace(processor.as_secs_f64() * 1000.0) {
+            Some(directly) => figure.floor("all of them directly", directly),
+            None => figure,
+        });
     }
     Ok(figures)
 }
@@ -65,6 +73,9 @@ struct Waited {
     /// Until the last receipt, and until the first.
     receipts: Samples,
     heads: Samples,
+    /// Of the process that is the server and asks it, for one task: begun, ended and heard of by all,
+    /// with what watchers say in between.
+    processor: Duration,
     /// Until all had the log again, after all were lost and came back at the same time.
     back: Duration,
 }
@@ -107,6 +118,7 @@ impl Crowd {
         let player = Player::start(&folder, (self.watchers, 0), &flags)?;
         let (mut receipts, mut heads) = (Samples::default(), Samples::default());
         let until = Instant::now() + span;
+        let (used, mut ends) = (machine::own_time(), 0);
         for pid in 1000.. {
             if Instant::now() >= until {
                 break;
@@ -119,7 +131,9 @@ impl Crowd {
             let (durable, last) = ended.context("no last receipt")??;
             heads.add(durable - begun);
             receipts.add(last - begun);
+            ends += 1;
         }
+        let processor = machine::own_time().saturating_sub(used) / ends.max(1);
         drop(player);
         flags.push(format!("--coming={}", self.watchers));
         let player = Player::start(&folder, (self.watchers, 0), &flags)?;
@@ -129,6 +143,7 @@ impl Crowd {
         Ok(Waited {
             receipts,
             heads,
+            processor,
             back,
         })
     }

@@ -44,7 +44,7 @@ pub(crate) struct Cursor {
 }
 
 /// A frame of HTTP/2.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap_or(0).to_be_bytes();
     let mut frame = Vec::with_capacity(9 + payload.len());
     frame.extend(length.iter().skip(1));

@@ -8,6 +8,7 @@ mod link;
 mod log;
 mod plain;
 mod play;
+mod sealed;
 mod stage;
 
 use std::time::Duration;
@@ -107,6 +108,7 @@ pub(crate) fn fanout(span: Duration, watchers: usize) -> anyhow::Result<Vec<Figu
     let raw = lasts(&stage(Design::Raw, watchers, &phases)?, 0)?;
     let report = stage(Design::Fanout, watchers, &phases)?;
     let plain = stage(Design::Tonic, watchers, &phases)?;
+    let sealed = lasts(&stage(Design::Sealed, watchers, &phases)?, 0)?;
     let (ours, tonic) = (lasts(&report, 0)?, lasts(&plain, 0)?);
     let p50 = ours.percentile(50.0)?;
     let checks = number(&report, "/phases/0/heads")?;
@@ -119,6 +121,8 @@ pub(crate) fn fanout(span: Duration, watchers: usize) -> anyhow::Result<Vec<Figu
         Figure::new("fanout, last, p50, over sockets alone", p50, "ms")
             .floor("as many sends of 100 octets, p50", raw_p50)
             .bar(Bar::RatioAtMost(1.7)),
+        Figure::new("fanout, last, p50, over ready frames sealed", p50, "ms")
+            .floor("no server: TLS and writes, p50", sealed.percentile(50.0)?),
         Figure::new("fanout, last, p99", ours.percentile(99.0)?, "ms")
             .floor("plain tonic p99", tonic.percentile(99.0)?)
             .bar(Bar::AtMost(250.0)),

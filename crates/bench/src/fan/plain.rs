@@ -80,7 +80,7 @@ impl Plain {
     }
 }
 
-fn head(head: &Head, certified: bool) -> WatchResponse {
+pub(super) fn head(head: &Head, certified: bool) -> WatchResponse {
     let certificate = certified.then(|| head.key.certificate.clone());
     WatchResponse {
         frame: Some(Frame::Head(wire::Head {
@@ -92,7 +92,7 @@ fn head(head: &Head, certified: bool) -> WatchResponse {
     }
 }
 
-fn delta(event: &Event) -> WatchResponse {
+pub(super) fn delta(event: &Event) -> WatchResponse {
     WatchResponse {
         frame: Some(Frame::Delta(wire::Delta {
             records: event.records.clone(),

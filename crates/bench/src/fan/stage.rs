@@ -32,6 +32,7 @@ use super::ledger::now;
 use super::log::{Event, Open, Writer, anybody};
 use super::plain::{Plain, Raw};
 use super::play::write_credentials;
+use super::sealed::Sealed;
 use crate::machine;
 
 /// Who tells the watchers.
@@ -41,6 +42,8 @@ pub(crate) enum Design {
     Fanout,
     /// A plain tonic stream.
     Tonic,
+    /// Ready frames, sealed and written, and nothing else.
+    Sealed,
     /// Sockets alone.
     Raw,
 }
@@ -248,7 +251,7 @@ impl Stage {
         let empty = machine::memory(std::process::id())?;
         let mut flags = vec![format!("--address={}", started.address)];
         flags.extend(match self.design {
-            Design::Fanout => None,
+            Design::Fanout | Design::Sealed => None,
             Design::Tonic => Some("--lossy".to_owned()),
             Design::Raw => Some("--raw".to_owned()),
         });
@@ -387,6 +390,14 @@ impl Stage {
             let raw = Raw::start(listener)?;
             let tell = move |event: Event| {
                 raw.tell(event.head.sequence);
+                Ok(())
+            };
+            return Ok(of(Box::new(tell)));
+        }
+        if self.design == Design::Sealed {
+            let sealed = Sealed::start(listener, tls, &first)?;
+            let tell = move |event: Event| {
+                sealed.tell(&event);
                 Ok(())
             };
             return Ok(of(Box::new(tell)));
