@@ -454,7 +454,8 @@ fn encode(signed: &SignedCheckpoint) -> Checkpoint {
         key_certificate: signed.key.certificate.clone(),
         maps: maps.collect(),
     };
-    Checkpoint::new(signed.sequence, signed.key.revision, message)
+    // Of no known revision: the head after it names the key once more.
+    Checkpoint::new(signed.sequence, 0, message)
 }
 
 fn octets(delta: &[Record]) -> Vec<u8> {
