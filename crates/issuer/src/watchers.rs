@@ -262,7 +262,7 @@ impl Watchers {
     }
 
     /// Somebody was shown another history of the log (P15).
-    pub fn contradicted(&self) {
+    pub(crate) fn contradicted(&self) {
         self.contradictions.fetch_add(1, Ordering::Relaxed);
     }
 
